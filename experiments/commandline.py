@@ -1,0 +1,43 @@
+"""What the programs share on the command line: bad input ends in one clear line and exit code 2."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from adaptbench.errors import InputError
+
+
+def program_arguments(arguments: list[str]) -> list[str]:
+    """Accept `+experiment=x` for `experiment=x`: both spellings are common among Hydra projects."""
+    return [one.removeprefix("+") if one.startswith("+experiment=") else one for one in arguments]
+
+
+@contextmanager
+def one_clear_line() -> Iterator[None]:
+    """Turn what is wrong with the input into one line on standard error and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: Hydra would print them over many lines
+    try:
+        yield
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _explain(error: BaseException) -> str:
+    """The messages of an error and its causes as one line."""
+    messages = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        messages.append(str(error))
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    shown = [line for line in dict.fromkeys(lines) if line and not line.startswith(_NOISE)]
+    return re.sub(r":[;,] ", ": ", ", ".join(shown))
+
+
+# Lines of Hydra's and OmegaConf's messages that help nobody who made a typo.
+_NOISE = ("full_key", "object_type", "reference_type", "Config search path", "provider=", "schema_")

@@ -1,0 +1,38 @@
+"""One progress bar for everything a process runs, counted in runs, with an estimate of what is left."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from adaptbench.config import Config
+
+_sweep: tqdm | None = None
+
+
+@contextmanager
+def sweep_progress(runs: int, show: bool = True) -> Iterator[None]:
+    """A bar over all cells inside the block."""
+    global _sweep
+    with _bar(runs, show) as _sweep:
+        try:
+            yield
+        finally:
+            _sweep = None
+
+
+@contextmanager
+def cell_progress(config: Config) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """How a cell reports: a function to count one run, and one to print a line (a sweep's bar says enough)."""
+    if _sweep is not None:
+        _sweep.set_postfix_str(f"{config.method.name} {config.model.name} {config.dataset.name}", refresh=False)
+        yield _sweep.update, lambda _line: None
+        return
+    with _bar(len(config.seeds), config.progress) as bar:
+        yield bar.update, tqdm.write
+
+
+def _bar(runs: int, show: bool) -> tqdm:
+    every = 1 if sys.stderr.isatty() else 20  # seconds: a log file needs fewer lines than a terminal
+    return tqdm(total=runs, unit="run", desc="runs", disable=not show, mininterval=every, smoothing=0.05)

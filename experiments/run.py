@@ -1,0 +1,44 @@
+"""Run one cell, a Hydra multirun, or a whole experiment: `python -m experiments.run --help`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from adaptbench.config import register_schemas, resolve
+from adaptbench.errors import InputError
+from adaptbench.runner import run_cell
+from experiments.commandline import one_clear_line, program_arguments
+from experiments.progress import cell_progress
+
+failed: list[str] = []  # one entry for every run of this process that failed
+refused: list[InputError] = []  # cells of this process whose input was bad: the others go on
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def run(composed: DictConfig) -> None:
+    try:
+        config = resolve(composed)
+        with cell_progress(config) as (advance, say):
+            records = run_cell(config, advance)
+            for one in records:
+                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {one['score']:.3f}")
+    except InputError as error:
+        refused.append(error)
+    else:
+        failed.extend([config.output] * (len(config.seeds) - len(records)))
+
+
+def main() -> None:
+    register_schemas()
+    sys.argv[1:] = program_arguments(sys.argv[1:])
+    with one_clear_line():
+        run()
+        if refused:
+            raise refused[0]
+    if failed:
+        sys.exit(f"{len(failed)} run(s) failed, and will be tried again next time: see {failed[0]}/failures/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What a run may be told: dataclasses that are at once Hydra's schema, its types and its documentation.
+
+YAML files in conf/ carry names and numbers only; a registry of dataclasses (see `methods`) gives them
+meaning. A misspelt key, an unknown choice or a wrong type fails while the configuration is composed.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from adaptbench.errors import InputError
+from adaptbench.methods import METHODS, Method
+
+NORMS = ("token", "none", "character", "byte")
+LOSSES = ("lm", "unlikelihood", "length_normalized")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass
+class ModelConfig:
+    """A base model: a folder in Hugging Face format, a hub id, or `microworld:<name>` (shipped here)."""
+
+    name: str = MISSING
+    path: str = MISSING
+    dtype: str = "float32"
+    max_length: int | None = None
+    """Longest input in tokens; None takes the model's own limit."""
+    shape: dict[str, Any] = field(default_factory=dict)
+    """The architecture's published configuration, for counting without weights or network."""
+
+
+@dataclass
+class DatasetConfig:
+    """A task. `source` says what the other fields mean: microworld, files (paths) or hub (split names)."""
+
+    name: str = MISSING
+    source: str = MISSING
+    path: str | None = None
+    subset: str | None = None
+    train: str | None = None
+    evaluation: str | None = None
+    draws: str | None = None
+    """Ready-made few-shot draws: a path with `{seed}` in it."""
+    shots: int | None = None
+    metric: str = "accuracy"
+    columns: dict[str, str] = field(default_factory=dict)
+    """Template field -> column of the file, where they differ."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """Label as written in the file -> index of its answer choice."""
+    promptsource: str | None = None
+    """A promptsource `templates.yaml`; its original-task templates are used."""
+    templates: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Name -> {jinja, answer_choices}, in the P3 format."""
+
+
+@dataclass
+class RecipeConfig:
+    """How methods are trained: shared by all, so that methods differ in nothing else (paper, section 3.2-3.3)."""
+
+    name: str = MISSING
+    losses: list[str] = field(default_factory=lambda: list(LOSSES))
+    optimizer: str = "adafactor"
+    batch_size: int = 8
+    warmup_fraction: float = 0.06
+    clip_norm: float = 1.0
+    training: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per method: its steps, learning rate and size, referred to by conf/method/*.yaml."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where finished records are mirrored to, besides the files."""
+
+    name: str = "none"
+    project: str = "adaptbench"
+    mode: str = "offline"
+
+
+@dataclass
+class Config:
+    """One cell: a method on a model and a dataset, for some seeds."""
+
+    name: str = "default"
+    """The experiment: results go to outputs/<name>/."""
+    method: Any = MISSING
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    recipe: RecipeConfig = MISSING
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seeds: list[int] = field(default_factory=lambda: [42, 1024, 0, 1, 32])
+    shots: int | None = None
+    """Few-shot examples; None takes the dataset's own number."""
+    limit: int | None = None
+    """Evaluate only the first so many rows."""
+    template: str = "random"
+    """`random`: one per example, as in the paper; or a template's name."""
+    norm: str = "token"
+    """Length normalisation of choice scores: token, none, character, byte."""
+    eval_batch_size: int = 64
+    device: str = "auto"
+    output: str = MISSING
+    keep_adapters: bool = True
+    """False deletes what a run would have to store once its size is known."""
+    progress: bool = True
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    """Which cells of a sweep's grid belong to it: [{model: [..], method: [..]}, ..]; empty means all."""
+
+
+def register_schemas() -> None:
+    """Tell Hydra the schemas, so that every override is checked while composing."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="model", name="schema_model", node=ModelConfig)
+    store.store(group="dataset", name="schema_dataset", node=DatasetConfig)
+    store.store(group="recipe", name="schema_recipe", node=RecipeConfig)
+    store.store(group="tracking", name="schema_tracking", node=TrackingConfig)
+    for name, method in METHODS.items():
+        schema = OmegaConf.structured(method)
+        OmegaConf.set_readonly(schema, None)  # frozen in the program, open while it is being composed
+        store.store(group="method", name=f"schema_{name}", node=schema)
+
+
+def resolve(composed: DictConfig) -> Config:
+    """The composed configuration as dataclasses, checked as far as possible without reading any file.
+
+    Raises:
+        InputError: names the field, its value and what was expected.
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise InputError(" ".join(str(error).split())) from error
+    assert isinstance(config, Config)
+    if not isinstance(config.method, Method):
+        raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    _expect("norm", config.norm, NORMS)
+    _expect("model.dtype", config.model.dtype, DTYPES)
+    _expect("dataset.metric", config.dataset.metric, ("accuracy",))
+    _expect("recipe.optimizer", config.recipe.optimizer, ("adafactor", "adamw"))
+    _expect("tracking.name", config.tracking.name, ("none", "wandb"))
+    _expect("tracking.mode", config.tracking.mode, ("online", "offline", "disabled"))
+    for loss in config.recipe.losses:
+        _expect("recipe.losses", loss, LOSSES)
+    if not config.recipe.losses:
+        raise InputError("recipe.losses=[]: expected at least one of lm, unlikelihood, length_normalized")
+    if not config.seeds or len(set(config.seeds)) != len(config.seeds):
+        raise InputError(f"seeds={config.seeds}: expected one or more different integers")
+    if any(seed < 0 or seed >= 2**32 for seed in config.seeds):
+        raise InputError(f"seeds={config.seeds}: expected integers from 0 to 2**32 - 1")
+    for name, value in {
+        "shots": config.shots,
+        "limit": config.limit,
+        "eval_batch_size": config.eval_batch_size,
+        "recipe.batch_size": config.recipe.batch_size,
+        "model.max_length": config.model.max_length,
+        "method.steps": getattr(config.method, "steps", None),
+    }.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value}: expected at least 1")
+
+
+def _expect(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name}={value!r}: expected one of {', '.join(known)}")
+
+
+def scientific(config: Config, seed: int) -> dict[str, Any]:
+    """What a run's result depends on, and nothing else: where it is written or tracked does not belong here."""
+    recipe = asdict(config.recipe)
+    recipe.pop("training")  # the method already holds its share, and another method's share changes nothing
+    return {
+        "method": {"kind": config.method.kind, **asdict(config.method)},
+        "model": asdict(config.model),
+        "dataset": asdict(config.dataset),
+        "recipe": recipe,
+        "seed": seed,
+        "shots": config.shots,
+        "limit": config.limit,
+        "template": config.template,
+        "norm": config.norm,
+    }
+
+
+def run_id(config: Config, seed: int, data_sha256: str, schema: int) -> str:
+    """Sixteen hexadecimal digits that name a run: the same question on the same data has the same id."""
+    content = {**scientific(config, seed), "data_sha256": data_sha256, "schema": schema}
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

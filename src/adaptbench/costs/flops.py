@@ -1,0 +1,76 @@
+"""FLOPs by PyTorch's dispatcher-level counter: what really runs, forward and backward, two per multiply-add.
+
+Counted: every matrix product, attention's included. Not counted, by the counter's convention: element-wise
+operations, softmax, norms and embedding look-ups. A step is counted on the meta device, where attention is
+plain matrix products, so nothing depends on which kernels a machine has.
+
+A transformer's step costs a quadratic polynomial in its two lengths (source tokens S; choice tokens U, all
+choices side by side): linear maps are linear in them, attention is bilinear. Six counts fix the polynomial
+exactly, and then every batch of a run is priced by its own shape without counting again.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.flop_counter import FlopCounterMode
+
+from adaptbench.costs.meta import MetaRun, no_gradients_left
+from adaptbench.data.batching import Shape
+
+# (source, choices, target): six shapes whose (S, U) determine a quadratic in two variables.
+PROBES = ((4, 2, 2), (8, 2, 2), (16, 2, 2), (4, 3, 4), (8, 3, 4), (4, 4, 7))
+
+
+def count(step: Callable[[], object]) -> int:
+    """FLOPs of everything `step` runs."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+class StepPrices:
+    """The price in FLOPs of prediction and training steps of one method on one model, for one run alone."""
+
+    def __init__(self, run: MetaRun):
+        self._run = run
+        self._coefficients = lru_cache(maxsize=None)(self._fit)
+
+    def predict(self, shape: Shape) -> float:
+        """Scoring all choices of a batch of this shape."""
+        return self._price("predict", shape)
+
+    def train(self, shape: Shape) -> float:
+        """Forward and backward of a training batch of this shape. (The optimizer runs no matrix product.)"""
+        return self._price("train", shape)
+
+    def _price(self, kind: str, shape: Shape) -> float:
+        powers = _powers(shape.source, self._choice_tokens(shape))
+        return float(np.dot(self._coefficients(kind, shape.rows), powers))
+
+    def _choice_tokens(self, shape: Shape) -> int:
+        read = shape.target if self._run.adaptation.backbone.is_encoder_decoder else shape.target - 1
+        return shape.choices * read
+
+    def _fit(self, kind: str, rows: int) -> np.ndarray:
+        step = self._run.predict if kind == "predict" else self._run.forward_backward
+        shapes = [Shape(rows, *probe) for probe in PROBES]
+        with no_gradients_left(self._run):
+            counts = [count(lambda shape=shape: step(shape)) for shape in shapes]  # type: ignore[misc]
+        system = [_powers(shape.source, self._choice_tokens(shape)) for shape in shapes]
+        return np.linalg.solve(np.array(system), np.array(counts, dtype=float))
+
+
+def _powers(source: int, target: int) -> list[float]:
+    return [1, source, target, source**2, source * target, target**2]
+
+
+def total(price: Callable[[Shape], float], shapes: Iterable[Shape]) -> float:
+    """Sum of the prices of many steps; equal shapes are priced once."""
+    known: dict[Shape, float] = {}
+    result = 0.0
+    for shape in shapes:
+        if shape not in known:
+            known[shape] = price(shape)
+        result += known[shape]
+    return result

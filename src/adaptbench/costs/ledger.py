@@ -1,0 +1,85 @@
+"""One run's bill: what it cost to adapt, and what every prediction costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from adaptbench.costs import paper
+from adaptbench.costs.flops import StepPrices, total
+from adaptbench.costs.memory import kv_cache_bytes, predict_peak, train_peak
+from adaptbench.costs.meta import MetaRun
+from adaptbench.data.batching import Encoded, Shape, shape_of
+from adaptbench.methods.base import Adaptation, Method
+from adaptbench.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from adaptbench.config import RecipeConfig
+
+
+@dataclass(frozen=True)
+class Bill:
+    """FLOPs, bytes; `predict` is per example."""
+
+    flops_adapt: float
+    flops_adapt_paper: float
+    flops_predict: float
+    flops_predict_paper: float
+    memory_adapt: int | None
+    memory_predict: int
+    kv_cache: int
+
+
+class CostLedger:
+    """Prices the runs of one method on one model; made once for a cell, outside any timed region."""
+
+    def __init__(self, method: Method, backbone: Backbone, recipe: "RecipeConfig"):
+        self._run = MetaRun.of(method, backbone, recipe)
+        self._prices = StepPrices(self._run)
+        self._total_parameters = backbone.parameters_total
+        self._is_encoder_decoder = backbone.is_encoder_decoder
+
+    def bill(self, adaptation: Adaptation, run: int, evaluated: Sequence[Encoded]) -> Bill:
+        """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows."""
+        steps = adaptation.log.shapes[run] if adaptation.log.shapes else []
+        singles = [shape_of([row]) for row in evaluated]
+        context = adaptation.contexts[run] if adaptation.contexts is not None else ()
+        return Bill(
+            flops_adapt=total(self._prices.train, steps),
+            flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps))),
+            flops_predict=total(self._prices.predict, singles) / len(singles),
+            flops_predict_paper=self._paper(paper.predict, float(np.mean([_tokens(one) for one in singles]))),
+            memory_adapt=train_peak(self._run, _largest(steps)) if steps else None,
+            memory_predict=predict_peak(self._run, _largest(singles)),
+            kv_cache=self._kv_cache(adaptation, len(context)),
+        )
+
+    def _paper(self, formula, tokens: float) -> float:
+        return formula(self._total_parameters, self._is_encoder_decoder, tokens)
+
+    def _kv_cache(self, adaptation: Adaptation, tokens: int) -> int:
+        """What sharing the demonstrations' keys and values would keep; a bidirectional encoder cannot share them."""
+        if not tokens or self._is_encoder_decoder:
+            return 0
+        return kv_cache_bytes(adaptation.backbone.anatomy, tokens, adaptation.backbone.dtype)
+
+
+def _tokens(shape: Shape) -> int:
+    """Input plus all choices, as the paper counts them."""
+    return shape.rows * (shape.source + shape.choices * shape.target)
+
+
+def _largest(shapes: Sequence[Shape]) -> Shape:
+    return Shape(
+        rows=max(shape.rows for shape in shapes),
+        source=max(shape.source for shape in shapes),
+        choices=max(shape.choices for shape in shapes),
+        target=max(shape.target for shape in shapes),
+    )
+
+
+def accelerator_peak(device: torch.device) -> int | None:
+    """The allocator's peak since it was last reset, or None on a CPU."""
+    return torch.accelerator.max_memory_allocated() if device.type != "cpu" else None

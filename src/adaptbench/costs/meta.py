@@ -1,0 +1,71 @@
+"""Steps without storage: the real code on the meta device, so that any model can be priced on any machine."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adaptbench.data.batching import Batch, Shape
+from adaptbench.methods.base import Adaptation, Method
+from adaptbench.models.backbone import Backbone
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.training.losses import per_run_loss
+from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
+
+if TYPE_CHECKING:
+    from adaptbench.config import RecipeConfig
+
+
+@dataclass
+class MetaRun:
+    """One run of a method on a meta copy of the model: the same computation, nothing but shapes."""
+
+    adaptation: Adaptation
+    recipe: "RecipeConfig"
+
+    @classmethod
+    def of(cls, method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "MetaRun":
+        meta = backbone if backbone.device.type == "meta" else backbone.on_meta()
+        return cls(method.prepare(meta, seeds=[0]), recipe)
+
+    def predict(self, shape: Shape) -> Tensor:
+        """Score the choices of a batch of this shape."""
+        with torch.inference_mode(), self.adaptation.attached():
+            return token_log_probabilities(self.adaptation.backbone, meta_batch(shape))
+
+    def forward_backward(self, shape: Shape) -> None:
+        """The loss of a batch of this shape and its gradients."""
+        batch = meta_batch(shape)
+        with self.adaptation.attached():
+            log_p = token_log_probabilities(self.adaptation.backbone, batch)
+            loss = per_run_loss(self.recipe.losses, log_p, batch.target_mask, batch.label, runs=1)
+            loss.sum().backward()
+
+    def optimizer(self) -> RunOptimizer:
+        update = Adafactor() if self.recipe.optimizer == "adafactor" else AdamW()
+        return RunOptimizer(self.adaptation.parameters, update, 1, self.adaptation.delta is not None)
+
+    def optimizer_step(self, optimizer: RunOptimizer) -> None:
+        alive = torch.ones(1, dtype=torch.bool, device="meta")
+        optimizer.step(1e-3, self.recipe.clip_norm, alive)
+
+
+def meta_batch(shape: Shape) -> Batch:
+    """A batch of this shape, without contents."""
+    with torch.device("meta"):
+        source = torch.zeros(shape.rows, shape.source, dtype=torch.long)
+        targets = torch.zeros(shape.rows, shape.choices, shape.target, dtype=torch.long)
+        label = torch.zeros(shape.rows, dtype=torch.long)
+        return Batch(source, source.bool(), targets, targets.bool(), label)
+
+
+@contextmanager
+def no_gradients_left(run: MetaRun):
+    """Drop the gradients a count leaves behind."""
+    try:
+        yield
+    finally:
+        for parameter in run.adaptation.parameters:
+            parameter.grad = None

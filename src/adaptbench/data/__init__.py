@@ -1,0 +1,1 @@
+"""From files, a hub or the embedded world to padded batches of prompts."""

@@ -1,0 +1,104 @@
+"""From prompts to padded batches, with the runs of a fused pass as equal blocks of rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptbench.data.templates import Prompt
+from adaptbench.errors import InputError
+from adaptbench.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as token ids. An encoder-decoder's choices end with its end-of-sequence token."""
+
+    prompt: Prompt
+    source: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The padded sizes of one run's share of a batch: what its cost depends on."""
+
+    rows: int
+    source: int
+    choices: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N = R * B rows, row r * B + b being row b of run r."""
+
+    source: Tensor  # (N, S) token ids, padded on the left
+    source_mask: Tensor  # (N, S) True where a token is
+    targets: Tensor  # (N, C, T) token ids of every choice, padded on the right
+    target_mask: Tensor  # (N, C, T) True where a token is
+    label: Tensor  # (N,) index of the right choice
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> Encoded:
+    """Token ids of a prompt, after an optional context (the demonstrations of in-context learning).
+
+    Prompt and choice are tokenised apart and joined as ids, so the boundary never depends on the choice.
+
+    Raises:
+        InputError: the prompt does not fit the model.
+    """
+    tokenizer = backbone.tokenizer
+    if backbone.is_encoder_decoder:
+        source = tuple(context) + tuple(tokenizer(prompt.input)["input_ids"])
+        choices = tuple(tuple(tokenizer(choice)["input_ids"]) for choice in prompt.choices)
+        length = len(source)
+    else:
+        own = tokenizer(prompt.input, add_special_tokens=not context)["input_ids"]
+        source = tuple(context) + tuple(own)
+        choices = tuple(
+            tuple(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in prompt.choices
+        )
+        length = len(source) + max(map(len, choices))
+    if not source or not all(choices):
+        raise InputError(f"template {prompt.template!r}, row {prompt.uid!r}: the tokenizer returns no tokens")
+    if length > backbone.max_length:
+        raise InputError(
+            f"template {prompt.template!r}, row {prompt.uid!r}: {length} tokens do not fit "
+            f"model.max_length={backbone.max_length}"
+        )
+    return Encoded(prompt, source, choices)
+
+
+def shape_of(rows: Sequence[Encoded]) -> Shape:
+    """The sizes one run's rows are padded to when it runs alone."""
+    return Shape(
+        rows=len(rows),
+        source=max(len(row.source) for row in rows),
+        choices=max(len(row.choices) for row in rows),
+        target=max(len(choice) for row in rows for choice in row.choices),
+    )
+
+
+def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
+    """Pad rows to one batch. Rows with fewer choices get empty ones, which no loss or score ever sees.
+
+    Sources are padded on the left, so that the last prompt token stands in the same column for all.
+    """
+    size = shape_of(rows)
+    source = torch.full((size.rows, size.source), pad_id)
+    source_mask = torch.zeros((size.rows, size.source), dtype=torch.bool)
+    targets = torch.full((size.rows, size.choices, size.target), pad_id)
+    target_mask = torch.zeros((size.rows, size.choices, size.target), dtype=torch.bool)
+    for n, row in enumerate(rows):
+        source[n, size.source - len(row.source) :] = torch.tensor(row.source)
+        source_mask[n, size.source - len(row.source) :] = True
+        for c, choice in enumerate(row.choices):
+            targets[n, c, : len(choice)] = torch.tensor(choice)
+            target_mask[n, c, : len(choice)] = True
+    label = torch.tensor([row.prompt.label for row in rows])
+    return Batch(source, source_mask, targets, target_mask, label)

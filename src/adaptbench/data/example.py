@@ -1,0 +1,55 @@
+"""What a task is: rows, the templates that phrase them, and how answers are judged."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adaptbench.data.templates import Template
+from adaptbench.errors import InputError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled row. `fields` is what a template sees; it always holds the integer "label"."""
+
+    uid: str
+    fields: Mapping[str, Any]
+
+    @property
+    def label(self) -> int:
+        return self.fields["label"]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task, loaded and checked.
+
+    Few-shot sets are drawn from `train`, unless `draws` gives them ready-made by seed (as the T-Few paper
+    ships its own): then those files *are* the few-shot sets.
+    """
+
+    name: str
+    shots: int
+    train: Sequence[Example]
+    evaluation: Sequence[Example]
+    templates: Sequence[Template]
+    metric: str = "accuracy"
+    draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
+
+    def template(self, name: str) -> Template:
+        for template in self.templates:
+            if template.name == name:
+                return template
+        known = ", ".join(template.name for template in self.templates)
+        raise InputError(f"template={name!r}: not a template of dataset {self.name!r}; known: {known}")
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over the rows' content, in order: the same rows give the same fingerprint on any machine."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(dict(example.fields), sort_keys=True, default=str).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""Few-shot draws: which K rows a seed sees. Every method of a seed sees the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adaptbench.data.example import Example, TaskData, fingerprint
+from adaptbench.errors import InputError
+
+
+@dataclass(frozen=True)
+class FewShotSet:
+    """The K training rows of one seed."""
+
+    seed: int
+    examples: Sequence[Example]
+
+    @property
+    def sha256(self) -> str:
+        return fingerprint(self.examples)
+
+
+def draw(task: TaskData, seed: int, shots: int | None = None) -> FewShotSet:
+    """K rows of the training pool: NumPy's legacy shuffle of the file order, then the first K.
+
+    This is exactly how the T-Few paper's own draws were made (verified against its published files).
+
+    Raises:
+        InputError: more shots than rows, or no draw for this seed where draws come as files.
+    """
+    shots = task.shots if shots is None else shots
+    if shots < 1:
+        raise InputError(f"shots={shots}: expected at least 1 (method=zero_shot needs none)")
+    if task.draws:
+        if seed not in task.draws:
+            known = ", ".join(map(str, sorted(task.draws)))
+            raise InputError(f"seeds: dataset {task.name!r} has no few-shot draw for seed {seed}; it has {known}")
+        rows = list(task.draws[seed])
+    else:
+        rows = list(task.train)
+        np.random.RandomState(seed).shuffle(rows)  # type: ignore[arg-type]
+    if shots > len(rows):
+        raise InputError(f"shots={shots}: dataset {task.name!r} has only {len(rows)} training rows")
+    return FewShotSet(seed, rows[:shots])

@@ -1,0 +1,59 @@
+"""Bottleneck adapters: h + relu(h D + d) U + u after a sublayer (Houlsby et al. 2019, Pfeiffer et al. 2021)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adaptbench.errors import InputError
+from adaptbench.methods.base import PeftMethod, register
+from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models.anatomy import Anatomy
+
+PLACEMENTS = {
+    "houlsby": ("self", "cross", "ff"),  # after every sublayer
+    "pfeiffer": ("ff",),  # after the feed-forward only; also the T-Few paper's choice
+}
+
+
+class Bottleneck(Piece):
+    """h + relu(h D + d) U + u; D is drawn from N(0, init_scale^2), everything else starts at zero."""
+
+    def __init__(self, runs: int, width: int, bottleneck: int, init_scale: float):
+        super().__init__()
+        self.down = nn.Parameter(torch.zeros(runs, width, bottleneck))
+        self.down_bias = nn.Parameter(torch.zeros(runs, 1, bottleneck))
+        self.up = nn.Parameter(torch.zeros(runs, bottleneck, width))
+        self.up_bias = nn.Parameter(torch.zeros(runs, 1, width))
+        self.init_scale = init_scale
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        with torch.no_grad():
+            for run, generator in enumerate(generators):
+                self.down[run].normal_(0, self.init_scale, generator=generator)
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
+        dtype = hidden.dtype
+        inner = torch.baddbmm(self.down_bias.to(dtype), hidden, self.down.to(dtype)).relu()
+        return hidden + torch.baddbmm(self.up_bias.to(dtype), inner, self.up.to(dtype))
+
+
+@register("adapter")
+@dataclass(frozen=True)
+class Adapter(PeftMethod):
+    """Adapters of width d_model / reduction, in one of two placements."""
+
+    placement: str = "pfeiffer"
+    reduction: int = 32
+    init_scale: float = 0.02
+
+    def build(self, anatomy: Anatomy, runs: int) -> Delta:
+        if self.placement not in PLACEMENTS:
+            raise InputError(f"method.placement={self.placement!r}: expected {' or '.join(PLACEMENTS)}")
+        delta = Delta(runs)
+        for site in anatomy.sublayers:
+            if site.role in PLACEMENTS[self.placement]:
+                bottleneck = max(1, site.width // self.reduction)
+                delta.scale_or_shift(site, Bottleneck(runs, site.width, bottleneck, self.init_scale))
+        return delta

@@ -1,0 +1,42 @@
+"""BitFit (Ben Zaken et al. 2021): train biases only; where the architecture has none, they are created at zero.
+
+A trained bias equals the frozen one plus a learned shift, so one piece serves models with and without biases.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adaptbench.methods.base import PeftMethod, register
+from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models.anatomy import ROLES, Anatomy
+
+
+class Shift(Piece):
+    """y + b, with b initialised to zero."""
+
+    def __init__(self, runs: int, width: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(runs, 1, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
+        return hidden + self.bias.to(hidden.dtype)
+
+
+@register("bitfit")
+@dataclass(frozen=True)
+class BitFit(PeftMethod):
+    """A bias on the output of every linear map.
+
+    The paper's code leaves out the second feed-forward map (its pattern `w_o` never matches T5's `wo`);
+    `targets=[q,k,v,o,ff_in,ff_gate]` gives that variant.
+    """
+
+    targets: list[str] = field(default_factory=lambda: list(ROLES))
+
+    def build(self, anatomy: Anatomy, runs: int) -> Delta:
+        delta = Delta(runs)
+        for site in anatomy.linear(*self.targets):
+            delta.scale_or_shift(site, Shift(runs, site.d_out))
+        return delta

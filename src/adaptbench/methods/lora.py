@@ -1,0 +1,49 @@
+"""LoRA (Hu et al. 2021): a low-rank update beside each linear map, y + (alpha / rank) * x A B."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adaptbench.methods.base import PeftMethod, register
+from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models.anatomy import ROLES, Anatomy
+
+
+class LowRank(Piece):
+    """(alpha / rank) * x A B; A is drawn from N(0, init_scale^2), B starts at zero."""
+
+    def __init__(self, runs: int, d_in: int, d_out: int, rank: int, scaling: float, init_scale: float):
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(runs, d_in, rank))
+        self.b = nn.Parameter(torch.zeros(runs, rank, d_out))
+        self.scaling = scaling
+        self.init_scale = init_scale
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        with torch.no_grad():
+            for run, generator in enumerate(generators):
+                self.a[run].normal_(0, self.init_scale, generator=generator)
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D_in) -> (R, M, D_out)
+        down = torch.bmm(hidden, self.a.to(hidden.dtype))
+        return torch.bmm(down, self.b.to(hidden.dtype)) * self.scaling
+
+
+@register("lora")
+@dataclass(frozen=True)
+class LoRA(PeftMethod):
+    """Low-rank updates of every attention and feed-forward matrix, as the paper has it."""
+
+    rank: int = 4
+    alpha: float = 1.0
+    init_scale: float = 0.01
+    targets: list[str] = field(default_factory=lambda: list(ROLES))
+
+    def build(self, anatomy: Anatomy, runs: int) -> Delta:
+        delta = Delta(runs)
+        for site in anatomy.linear(*self.targets):
+            piece = LowRank(runs, site.d_in, site.d_out, self.rank, self.alpha / self.rank, self.init_scale)
+            delta.beside(site, piece)
+        return delta

@@ -1,0 +1,20 @@
+"""Zero-shot: the method that does nothing, and so the baseline of every other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adaptbench.methods.base import Adaptation, Method, register
+from adaptbench.models.backbone import Backbone
+
+
+@register("zero_shot")
+@dataclass(frozen=True)
+class ZeroShot(Method):
+    """The base model as it is."""
+
+    def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+        return Adaptation(backbone, seeds)
+
+    def adapt(self, backbone: Backbone, _task: Any, few_shot_sets: Any, *_: Any, **__: Any) -> Adaptation:
+        return self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])

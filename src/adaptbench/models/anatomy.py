@@ -1,0 +1,168 @@
+"""Where the parts of a model are. Only this module knows module names; a new architecture is one entry here."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from adaptbench.errors import InputError
+
+ROLES = ("q", "k", "v", "o", "ff_in", "ff_gate", "ff_out")
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """A linear map of the model, or a slice of the outputs of a fused one (GPT-2's query-key-value)."""
+
+    path: str
+    role: str  # one of ROLES
+    d_in: int
+    d_out: int
+    columns: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        return self.path if self.columns is None else f"{self.path}.{self.role}"
+
+
+@dataclass(frozen=True)
+class SublayerSite:
+    """A module whose (first) output is a sublayer's output, before dropout and the residual sum."""
+
+    path: str
+    role: str  # self, cross or ff
+    width: int
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """A module that calls the attention function."""
+
+    path: str
+    heads: int  # of keys and values
+    head_width: int
+    kind: str  # encoder, decoder or cross
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of one model that methods attach to, in the order of the forward pass."""
+
+    linears: tuple[LinearSite, ...]
+    sublayers: tuple[SublayerSite, ...]
+    attentions: tuple[AttentionSite, ...]
+
+    def linear(self, *roles: str) -> tuple[LinearSite, ...]:
+        """Linear sites of these roles.
+
+        Raises:
+            InputError: a role that does not exist.
+        """
+        unknown = set(roles) - set(ROLES)
+        if unknown:
+            raise InputError(f"targets: unknown {', '.join(sorted(unknown))}; expected some of {', '.join(ROLES)}")
+        return tuple(site for site in self.linears if site.role in roles)
+
+
+_Parts = Iterator[LinearSite | SublayerSite | AttentionSite]
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """The anatomy of a supported architecture.
+
+    Raises:
+        InputError: an architecture without an entry here.
+    """
+    kind = model.config.model_type
+    if kind not in _ARCHITECTURES:
+        known = ", ".join(sorted(_ARCHITECTURES))
+        raise InputError(f"model of type {kind!r}: no anatomy for it; supported: {known}")
+    parts = tuple(_ARCHITECTURES[kind](model))
+    return Anatomy(
+        linears=tuple(part for part in parts if isinstance(part, LinearSite)),
+        sublayers=tuple(part for part in parts if isinstance(part, SublayerSite)),
+        attentions=tuple(part for part in parts if isinstance(part, AttentionSite)),
+    )
+
+
+def _linear(model: nn.Module, path: str, role: str) -> LinearSite:
+    d_out, d_in = model.get_submodule(path).weight.shape
+    return LinearSite(path, role, d_in, d_out)
+
+
+def _t5(model: nn.Module) -> _Parts:
+    config = model.config
+    feed_forward = {"wi_0": "ff_gate", "wi_1": "ff_in", "wo": "ff_out"}
+    if not config.is_gated_act:
+        feed_forward = {"wi": "ff_in", "wo": "ff_out"}
+    for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+        for block in range(layers):
+            sublayers = [("SelfAttention", "self", stack)]
+            if stack == "decoder":
+                sublayers.append(("EncDecAttention", "cross", "cross"))
+            for index, (name, role, kind) in enumerate(sublayers):
+                path = f"{stack}.block.{block}.layer.{index}.{name}"
+                yield from (_linear(model, f"{path}.{letter}", letter) for letter in "qkvo")
+                yield AttentionSite(path, config.num_heads, config.d_kv, kind)
+                yield SublayerSite(path, role, config.d_model)
+            path = f"{stack}.block.{block}.layer.{len(sublayers)}.DenseReluDense"
+            yield from (_linear(model, f"{path}.{name}", role) for name, role in feed_forward.items())
+            yield SublayerSite(path, "ff", config.d_model)
+
+
+def _llama(model: nn.Module) -> _Parts:
+    config = model.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for layer in range(config.num_hidden_layers):
+        path = f"model.layers.{layer}"
+        for letter in "qkvo":
+            yield _linear(model, f"{path}.self_attn.{letter}_proj", letter)
+        yield AttentionSite(f"{path}.self_attn", config.num_key_value_heads, head_width, "decoder")
+        yield SublayerSite(f"{path}.self_attn", "self", config.hidden_size)
+        for name, role in {"gate_proj": "ff_gate", "up_proj": "ff_in", "down_proj": "ff_out"}.items():
+            yield _linear(model, f"{path}.mlp.{name}", role)
+        yield SublayerSite(f"{path}.mlp", "ff", config.hidden_size)
+
+
+def _gpt2(model: nn.Module) -> _Parts:
+    config = model.config
+    width, inner = config.hidden_size, config.n_inner or 4 * config.hidden_size
+    for layer in range(config.n_layer):
+        path = f"transformer.h.{layer}"
+        for index, letter in enumerate("qkv"):
+            columns = (index * width, (index + 1) * width)
+            yield LinearSite(f"{path}.attn.c_attn", letter, width, width, columns)
+        yield LinearSite(f"{path}.attn.c_proj", "o", width, width)
+        yield AttentionSite(f"{path}.attn", config.n_head, width // config.n_head, "decoder")
+        yield SublayerSite(f"{path}.attn", "self", width)
+        yield LinearSite(f"{path}.mlp.c_fc", "ff_in", width, inner)
+        yield LinearSite(f"{path}.mlp.c_proj", "ff_out", inner, width)
+        yield SublayerSite(f"{path}.mlp", "ff", width)
+
+
+def _opt(model: nn.Module) -> _Parts:
+    config = model.config
+    width = config.hidden_size
+    for layer in range(config.num_hidden_layers):
+        path = f"model.decoder.layers.{layer}"
+        for name, role in {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o"}.items():
+            yield _linear(model, f"{path}.self_attn.{name}", role)
+        heads = config.num_attention_heads
+        yield AttentionSite(f"{path}.self_attn", heads, width // heads, "decoder")
+        yield SublayerSite(f"{path}.self_attn", "self", width)
+        yield _linear(model, f"{path}.fc1", "ff_in")
+        yield _linear(model, f"{path}.fc2", "ff_out")
+        yield SublayerSite(f"{path}.fc2", "ff", width)
+
+
+_ARCHITECTURES: dict[str, Callable[[nn.Module], _Parts]] = {
+    "t5": _t5,
+    "mt5": _t5,
+    "umt5": _t5,
+    "llama": _llama,
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _llama,
+    "gpt2": _gpt2,
+    "opt": _opt,
+}

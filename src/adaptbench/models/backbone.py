@@ -1,0 +1,134 @@
+"""The frozen base model with its tokenizer, loaded once per process however many cells follow."""
+
+import copy
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from adaptbench.errors import InputError
+from adaptbench.models.anatomy import Anatomy, anatomy_of
+from adaptbench.models.attention import IMPLEMENTATION
+
+SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
+NO_LIMIT = 10**9  # tokenizers report absurd numbers where a model has no limit of its own
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A base model, ready to be adapted. Its own parameters never change; methods attach to it or copy it."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    anatomy: Anatomy
+    device: torch.device
+    dtype: torch.dtype
+    max_length: int
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self.model.config.is_encoder_decoder
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    @property
+    def parameters_total(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def on_meta(self) -> "Backbone":
+        """The same architecture without storage: for counting what a step costs."""
+        model = from_config(self.model.config, self.dtype)
+        return replace(self, model=model, device=torch.device("meta"))
+
+    def unfrozen_copy(self) -> "Backbone":
+        """A deep copy whose every parameter is trainable (full fine-tuning)."""
+        return replace(self, model=copy.deepcopy(self.model).requires_grad_(True))
+
+
+@lru_cache(maxsize=1)
+def load_backbone(
+    name: str, path: str, dtype: str = "float32", max_length: int | None = None, device: str = "auto"
+) -> Backbone:
+    """Load a model folder, a hub id, or `microworld:<name>`, frozen and in evaluation mode.
+
+    Raises:
+        InputError: nothing loadable at `path`, an architecture without an anatomy, or fp16 for a T5 (its
+            feed-forward activations overflow there).
+    """
+    source = resolve_path(path)
+    config = load_config(path)
+    if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
+        raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    hf_logging.disable_progress_bar()
+    try:
+        model = auto.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=IMPLEMENTATION)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(path, error) from error
+    target = torch.device(pick_device(device))
+    model.requires_grad_(False).eval().to(target)
+    return Backbone(
+        name,
+        model,
+        tokenizer,
+        anatomy_of(model),
+        target,
+        getattr(torch, dtype),
+        max_length or _own_limit(config, tokenizer),
+    )
+
+
+def from_config(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A frozen model without storage, from its configuration alone (any size, no weights)."""
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=IMPLEMENTATION)
+    return model.requires_grad_(False).eval()
+
+
+def load_config(path: str) -> Any:
+    """The model's configuration, from a folder, the hub or its cache."""
+    try:
+        return AutoConfig.from_pretrained(resolve_path(path))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(path, error) from error
+
+
+def resolve_path(path: str) -> str:
+    """A folder or hub id; `microworld:<name>` is the model of that name shipped with the package."""
+    if path.startswith("microworld:"):
+        folder = SHIPPED / path.removeprefix("microworld:")
+        if not folder.is_dir():
+            raise InputError(f"model.path={path!r}: no such shipped model; run `make pretrain`")
+        return str(folder)
+    return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+
+
+def pick_device(device: str) -> str:
+    """`auto` is the accelerator where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator else "cpu"
+
+
+def _own_limit(config: Any, tokenizer: Any) -> int:
+    """Learned or rotary positions bound the length; T5's relative ones do not, its tokenizer's number is advice."""
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if positions and not config.is_encoder_decoder:
+        return positions
+    return tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else NO_LIMIT
+
+
+def _cannot_load(path: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200]
+    return InputError(f"model.path={path!r}: not a model folder, and not on the hub or in its cache: {reason}")

@@ -1,0 +1,98 @@
+"""A finished run as one flat JSON file, and the folder that keeps them. The analysis reads these and nothing else."""
+
+import json
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SCHEMA = 1
+
+KEYS = (
+    *("run_id", "schema", "experiment", "method", "model", "dataset", "template", "seed", "shots", "metric"),
+    *("score", "chance", "n_eval", "params.trainable", "params.total"),
+    *("flops.adapt.measured", "flops.adapt.paper", "flops.predict.measured", "flops.predict.paper"),
+    *("memory.adapt.peak_bytes", "memory.predict.peak_bytes", "memory.kv_cache_bytes"),
+    *("storage.bytes", "seconds.adapt", "seconds.predict"),
+    *("provenance.config", "provenance.versions", "provenance.git", "provenance.hardware"),
+    *("provenance.device", "provenance.dtype", "provenance.data_sha256"),
+    *("provenance.started", "provenance.finished", "provenance.fused_with"),
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run: the flat keys of `KEYS`, null where a quantity could not be measured, and extras."""
+
+    values: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        missing = [key for key in KEYS if key not in self.values]
+        if missing:
+            raise ValueError(f"record lacks {', '.join(missing)}")
+
+    @property
+    def run_id(self) -> str:
+        return self.values["run_id"]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+class RunStore:
+    """outputs/<experiment>/: a record is there if and only if its run finished."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def path(self, kind: str, run_id: str, suffix: str) -> Path:
+        return self.root / kind / f"{run_id}{suffix}"
+
+    def load(self, run_id: str) -> RunRecord | None:
+        """The record of a finished run, or None."""
+        path = self.path("records", run_id, ".json")
+        return RunRecord(json.loads(path.read_text())) if path.is_file() else None
+
+    def adapter_folder(self, run_id: str) -> Path:
+        return self.root / "adapters" / run_id
+
+    def write_predictions(self, run_id: str, table: pd.DataFrame) -> None:
+        self._atomically(self.path("predictions", run_id, ".parquet"), lambda path: table.to_parquet(path, index=False))
+
+    def write(self, record: RunRecord) -> None:
+        """Write a record last, once everything else of its run is on disk; an earlier failure is forgotten."""
+        text = json.dumps(record.values, indent=1, allow_nan=False)
+        self._atomically(self.path("records", record.run_id, ".json"), lambda path: path.write_text(text))
+        self.path("failures", record.run_id, ".json").unlink(missing_ok=True)
+
+    def write_failure(self, run_id: str, identity: dict[str, Any], error: BaseException | str) -> None:
+        """Say what went wrong; the run is tried again next time."""
+        trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else None
+        values = {**identity, "run_id": run_id, "error": str(error), "traceback": trace, "time": now()}
+        text = json.dumps(values, indent=1, default=str)
+        self._atomically(self.path("failures", run_id, ".json"), lambda path: path.write_text(text))
+
+    @staticmethod
+    def _atomically(target: Path, write: Callable[[Path], Any]) -> None:
+        """Temporary file, fsync, rename: a crash leaves the whole file or none."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix + ".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,186 @@
+"""The spine: one cell (a method on a model and a dataset, for some seeds), from configuration to records."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptbench import provenance
+from adaptbench.config import Config, run_id, scientific
+from adaptbench.costs.ledger import Bill, CostLedger
+from adaptbench.data.example import TaskData, fingerprint
+from adaptbench.data.fewshot import FewShotSet, draw
+from adaptbench.data.sources import load_task
+from adaptbench.data.templates import Prompt
+from adaptbench.errors import InputError
+from adaptbench.methods import Adaptation
+from adaptbench.models.backbone import load_backbone
+from adaptbench.record import SCHEMA, RunRecord, RunStore, now
+from adaptbench.scoring.evaluate import encode_for, evaluate
+from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, table
+from adaptbench.tracking import tracker
+from adaptbench.training.stream import evaluation_prompts
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell whose data have been read and checked: everything that can be wrong before a model is loaded."""
+
+    config: Config
+    task: TaskData
+    prompts: Sequence[Prompt]
+    few_shot_sets: Sequence[FewShotSet]
+    run_ids: Sequence[str]
+
+
+def prepare_cell(config: Config) -> Cell:
+    """Read and check a cell's data.
+
+    Raises:
+        InputError: whatever is wrong with the input.
+    """
+    task = load_task(config.dataset)
+    for example in task.train[:1]:
+        for template in task.templates:
+            template.render(example.uid, example.fields)
+    prompts = evaluation_prompts(task, config.template, config.limit)
+    few_shot_sets = [draw(task, seed, config.shots) for seed in config.seeds]
+    evaluated = fingerprint(task.evaluation[: config.limit])
+    run_ids = [run_id(config, few_shot.seed, few_shot.sha256 + evaluated, SCHEMA) for few_shot in few_shot_sets]
+    return Cell(config, task, prompts, few_shot_sets, run_ids)
+
+
+def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[RunRecord]:
+    """Run what has not been run yet of a cell, and return its records (without those of failed runs).
+
+    Args:
+        on_run: called once for every run that has been accounted for.
+    """
+    cell = prepare_cell(config)
+    store = RunStore(Path(config.output))
+    records = {one: record for one in cell.run_ids if (record := store.load(one)) is not None}
+    for _ in records:
+        on_run()
+    waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
+    for group in _fused_groups(waiting, config.method.fuses):
+        try:
+            for record in _run_group(cell, group, store):
+                records[record.run_id] = record
+        except InputError:
+            raise
+        except Exception as error:  # recorded, counted, tried again next time; other runs go on
+            for run in group:
+                store.write_failure(cell.run_ids[run], _identity(cell, run), error)
+        for _ in group:
+            on_run()
+    return [records[one] for one in cell.run_ids if one in records]
+
+
+def _fused_groups(runs: list[int], fuses: bool) -> list[list[int]]:
+    """Runs that share a pass: all of them, or each alone."""
+    if not runs:
+        return []
+    return [runs] if fuses else [[run] for run in runs]
+
+
+def _run_group(cell: Cell, group: list[int], store: RunStore) -> Iterator[RunRecord]:
+    """Adapt, evaluate, bill and record some runs in one pass."""
+    config, started = cell.config, now()
+    model = config.model
+    backbone = load_backbone(model.name, model.path, model.dtype, model.max_length, config.device)
+
+    begun = time.perf_counter()
+    few_shot_sets = [cell.few_shot_sets[run] for run in group]
+    adaptation = config.method.adapt(
+        backbone, cell.task, few_shot_sets, config.recipe, config.template, config.progress
+    )
+    adapted = time.perf_counter()
+    scores = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress)
+    evaluated = time.perf_counter()
+
+    ledger = CostLedger(config.method, backbone, config.recipe)
+    seconds = {
+        "seconds.adapt": (adapted - begun) / len(group),
+        "seconds.predict": (evaluated - adapted) / len(group) / len(cell.prompts),
+    }
+    finished = []
+    for index, run in enumerate(group):
+        if index in adaptation.log.failures:
+            reason = adaptation.log.failures[index]
+            store.write_failure(cell.run_ids[run], _identity(cell, run), reason)
+            continue
+        bill = ledger.bill(adaptation, index, encode_for(adaptation, cell.prompts, index))
+        size = _store_adapter(cell, adaptation, index, run, store)
+        store.write_predictions(cell.run_ids[run], table(scores[index]))
+        record = _record(cell, run, adaptation, index, scores[index], bill)
+        fused = [cell.config.seeds[other] for other in group]
+        extra = {"provenance.started": started, "provenance.finished": now(), "provenance.fused_with": fused}
+        finished.append(RunRecord({**record, "storage.bytes": size, **seconds, **extra}))
+    track = tracker(config.tracking, store.root)
+    for record in finished:
+        store.write(record)
+    for record in finished:
+        track.log(record)
+    yield from finished
+
+
+def _identity(cell: Cell, run: int) -> dict[str, Any]:
+    config = cell.config
+    return {
+        "run_id": cell.run_ids[run],
+        "schema": SCHEMA,
+        "experiment": config.name,
+        "method": config.method.name,
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "template": config.template,
+        "seed": config.seeds[run],
+    }
+
+
+def _record(
+    cell: Cell, run: int, adaptation: Adaptation, index: int, scores: list[ChoiceScores], bill: Bill
+) -> dict[str, Any]:
+    backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
+    demonstrations = adaptation.demonstrations
+    return {
+        **_identity(cell, run),
+        "shots": 0 if adaptation.same_for_all_runs else len(few_shot.examples),
+        "metric": cell.task.metric,
+        "score": accuracy(scores, cell.config.norm),
+        "chance": chance(list(cell.prompts)),
+        "n_eval": len(scores),
+        "params.trainable": adaptation.trainable,
+        "params.total": backbone.parameters_total,
+        "flops.adapt.measured": bill.flops_adapt,
+        "flops.adapt.paper": bill.flops_adapt_paper,
+        "flops.predict.measured": bill.flops_predict,
+        "flops.predict.paper": bill.flops_predict_paper,
+        "memory.adapt.peak_bytes": bill.memory_adapt,
+        "memory.predict.peak_bytes": bill.memory_predict,
+        "memory.kv_cache_bytes": bill.kv_cache,
+        "provenance.config": scientific(cell.config, few_shot.seed),
+        "provenance.versions": provenance.versions(),
+        "provenance.git": provenance.git(),
+        "provenance.hardware": provenance.hardware(),
+        "provenance.device": str(backbone.device),
+        "provenance.dtype": str(backbone.dtype).removeprefix("torch."),
+        "provenance.data_sha256": {
+            "few_shot": few_shot.sha256,
+            "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
+        },
+        "provenance.demonstrations": demonstrations[index] if demonstrations is not None else None,
+        "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
+    }
+
+
+def _store_adapter(cell: Cell, adaptation: Adaptation, index: int, run: int, store: RunStore) -> int:
+    """Write what a user would keep, and return its size in bytes."""
+    folder = store.adapter_folder(cell.run_ids[run])
+    shutil.rmtree(folder, ignore_errors=True)
+    size = cell.config.method.save(adaptation, folder, index)
+    if not cell.config.keep_adapters or size == 0:
+        shutil.rmtree(folder)
+    return size

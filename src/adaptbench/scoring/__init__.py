@@ -1,0 +1,1 @@
+"""Scoring answers: choice log-likelihoods, and metrics on them."""

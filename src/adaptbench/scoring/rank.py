@@ -1,0 +1,77 @@
+"""Rank classification: the log-probability of every token of every choice, in one pass.
+
+The choices of a prompt are laid side by side in one sequence, each seeing the prompt and itself but not its
+neighbours, so the prompt (or, in an encoder-decoder, its cross-attention keys and values) is computed once and
+not once per choice. The result equals scoring each choice alone.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from adaptbench.data.batching import Batch
+from adaptbench.models.backbone import Backbone
+
+
+def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
+    """(N, C, T) log p(y_t | x, y_<t) of each token of each choice; 0 where there is none."""
+    score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
+    return score(backbone, batch) * batch.target_mask
+
+
+def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
+    n, choices, length = batch.targets.shape
+    start = torch.full_like(batch.targets[..., :1], backbone.model.config.decoder_start_token_id)
+    inputs = torch.cat([start, batch.targets[..., :-1]], dim=2)
+    logits = backbone.model(
+        input_ids=batch.source,
+        attention_mask=batch.source_mask[:, None, None],
+        decoder_input_ids=inputs.flatten(1),
+        decoder_attention_mask=_apart(choices, length, batch.source.device)[None, None],
+        use_cache=False,
+    ).logits
+    return _log_p(logits.view(n, choices, length, -1), batch.targets)
+
+
+def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
+    """The last token of a choice predicts nothing that is scored, so it is not even read."""
+    n, choices, length = batch.targets.shape
+    width, extra = batch.source.shape[1], choices * (length - 1)
+    positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0)
+    after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
+    logits = backbone.model(
+        input_ids=torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1),
+        attention_mask=_tree_mask(batch.source_mask, choices, length - 1),
+        position_ids=torch.cat([positions, after], dim=1),
+        logits_to_keep=extra + 1,
+        use_cache=False,
+    ).logits
+    assert logits.shape[1] == extra + 1, (logits.shape, width, extra)
+    first = _log_p(logits[:, :1, None].expand(-1, choices, -1, -1), batch.targets[..., :1])
+    rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
+    return torch.cat([first, rest], dim=2)
+
+
+def _apart(choices: int, length: int, device: torch.device) -> Tensor:
+    """(C * T, C * T) True where a choice's token sees itself and the earlier ones of the same choice."""
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return torch.block_diag(*[causal] * choices) if length else causal
+
+
+def _tree_mask(source_mask: Tensor, choices: int, length: int) -> Tensor:
+    """(N, 1, L, L) with L = S + C * T: the prompt is causal, each choice sees all of it and itself."""
+    n, width = source_mask.shape
+    total = width + choices * length
+    device = source_mask.device
+    mask = torch.ones(total, total, dtype=torch.bool, device=device).tril()
+    if length:
+        mask[width:, width:] = _apart(choices, length, device)
+    real = torch.cat([source_mask, source_mask.new_ones(n, total - width)], dim=1)
+    itself = torch.eye(total, dtype=torch.bool, device=device)  # a padded row must see something
+    return ((mask & real[:, None]) | itself)[:, None]
+
+
+def _log_p(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target: (N, C, T, V), (N, C, T) -> (N, C, T)."""
+    flat = cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), reduction="none")
+    return -flat.view(targets.shape)

@@ -1,0 +1,80 @@
+"""The few-shot training loop: R runs, one forward and backward through the shared model per step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from adaptbench.data.batching import Shape, collate, encode, shape_of
+from adaptbench.data.example import TaskData
+from adaptbench.data.fewshot import FewShotSet
+from adaptbench.models.backbone import Backbone
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.training.losses import per_run_loss
+from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
+from adaptbench.training.stream import TrainingStream
+
+if TYPE_CHECKING:
+    from adaptbench.config import RecipeConfig
+
+
+@dataclass
+class TrainingLog:
+    """What happened: per run the shape of every batch (what it would have been alone), losses and failures."""
+
+    shapes: list[list[Shape]] = field(default_factory=list)  # R lists of one shape per step
+    losses: list[list[float]] = field(default_factory=list)  # one list of R losses per step
+    failures: dict[int, str] = field(default_factory=dict)  # run -> why it failed
+
+
+def train(
+    backbone: Backbone,
+    parameters: Sequence[nn.Parameter],
+    task: TaskData,
+    few_shot_sets: Sequence[FewShotSet],
+    recipe: "RecipeConfig",
+    *,
+    steps: int,
+    learning_rate: float,
+    scale_parameter: bool = True,
+    run_axis: bool = True,
+    template: str = "random",
+    progress: bool = False,
+) -> TrainingLog:
+    """Train `parameters` (leading axis: runs) on the few-shot sets; the model must compute with them already.
+
+    A run whose loss or gradient is no longer finite stops there and is reported; the others go on untouched.
+    """
+    runs = len(few_shot_sets)
+    streams = [
+        TrainingStream(task, few_shot, template, recipe.batch_size, lambda prompt: encode(backbone, prompt))
+        for few_shot in few_shot_sets
+    ]
+    update = Adafactor(scale_parameter) if recipe.optimizer == "adafactor" else AdamW()
+    optimizer = RunOptimizer(parameters, update, runs, run_axis)
+    log = TrainingLog(shapes=[[] for _ in range(runs)])
+    alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
+    torch.manual_seed(few_shot_sets[0].seed)  # dropout
+    backbone.model.train()
+    for step in tqdm(range(steps), desc="adapting", leave=False, disable=not progress, mininterval=1):
+        batches = [stream.next_batch() for stream in streams]
+        for run, batch in enumerate(batches):
+            log.shapes[run].append(shape_of(batch))
+        batch = collate([row for rows in batches for row in rows], backbone.pad_id).to(backbone.device)
+        log_p = token_log_probabilities(backbone, batch)
+        losses = per_run_loss(recipe.losses, log_p, batch.target_mask, batch.label, runs)
+        optimizer.zero_grad()
+        losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
+        factor = linear_schedule(step, steps, recipe.warmup_fraction)
+        still_alive = optimizer.step(learning_rate * factor, recipe.clip_norm, alive & losses.isfinite())
+        for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
+            log.failures[run] = f"loss {losses[run].item()} or its gradient is not finite at step {step + 1}"
+        alive = still_alive
+        log.losses.append(losses.tolist())
+        if not alive.any():
+            break
+    backbone.model.eval()
+    return log

@@ -1,0 +1,155 @@
+"""Optimizers that keep runs apart: statistics, clipping and updates are computed for each run alone.
+
+Stock optimizers see a stack of R vectors as one matrix: Adafactor would factor and clip across runs. Here the
+leading axis of a parameter is the run axis, and everything reduces over the other axes only. Parameters of the
+same shape are kept in one buffer, so a step is a handful of tensor operations however many parameters there are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+Update = Callable[[Tensor, Tensor, dict[str, Tensor], int, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Adafactor (Shazeer and Stern 2018) with a given learning rate, as the paper trains.
+
+    Matrices (two or more axes beside the run axis) keep factored second moments, vectors full ones. With
+    `scale_parameter` a step is relative to the root mean square of the parameter itself.
+    """
+
+    scale_parameter: bool = True
+    decay_rate: float = -0.8
+    epsilon: float = 1e-30
+    smallest_scale: float = 1e-3
+    clip_threshold: float = 1.0
+
+    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: float) -> Tensor:
+        decay = 1.0 - step**self.decay_rate
+        square = grad.square() + self.epsilon
+        if grad.dim() >= 3:
+            rows = _moving_mean(state, "rows", square.mean(-1), decay)
+            columns = _moving_mean(state, "columns", square.mean(-2), decay)
+            row_factor = (rows / rows.mean(-1, keepdim=True)).rsqrt().unsqueeze(-1)
+            update = grad * row_factor * columns.rsqrt().unsqueeze(-2)
+        else:
+            update = grad * _moving_mean(state, "square", square, decay).rsqrt()
+        update = update / (_rms(update) / self.clip_threshold).clamp(min=1.0)
+        if self.scale_parameter:
+            update = update * _rms(value).clamp(min=self.smallest_scale)
+        return update * lr
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019), without weight decay unless asked."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: float) -> Tensor:
+        mean = _moving_mean(state, "mean", grad, self.beta1) / (1 - self.beta1**step)
+        square = _moving_mean(state, "square", grad.square(), self.beta2) / (1 - self.beta2**step)
+        return lr * (mean / (square.sqrt() + self.epsilon) + self.weight_decay * value)
+
+
+@dataclass
+class _Buffer:
+    """Parameters of one shape: (parameters * runs, *shape), with their gradients and statistics alike."""
+
+    value: Tensor
+    grad: Tensor
+    count: int  # parameters stacked
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class RunOptimizer:
+    """Trains parameters whose leading axis is the run axis, or (`run_axis=False`) a single run's plain ones.
+
+    The parameters' storage moves into shared buffers; use them as before.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], update: Update, runs: int, run_axis: bool = True):
+        self.runs = runs
+        self._update = update
+        self._step = 0
+        groups: dict[tuple, list[nn.Parameter]] = {}
+        for index, parameter in enumerate(parameters):
+            alone = () if run_axis else (index,)  # a model's own weights stay where they are
+            groups.setdefault((parameter.shape, parameter.dtype, parameter.device, *alone), []).append(parameter)
+        make = self._stack if run_axis else self._in_place
+        self._buffers = [make(group) for group in groups.values()]
+
+    @staticmethod
+    def _stack(group: list[nn.Parameter]) -> _Buffer:
+        value = torch.stack([parameter.detach() for parameter in group])
+        grad = torch.zeros_like(value)
+        for index, parameter in enumerate(group):
+            parameter.data = value[index]
+            parameter.grad = grad[index]
+        return _Buffer(value.flatten(0, 1), grad.flatten(0, 1), len(group))
+
+    @staticmethod
+    def _in_place(group: list[nn.Parameter]) -> _Buffer:
+        (parameter,) = group
+        parameter.grad = torch.zeros_like(parameter)
+        return _Buffer(parameter.data.unsqueeze(0), parameter.grad.unsqueeze(0), 1)
+
+    def zero_grad(self) -> None:
+        for buffer in self._buffers:
+            buffer.grad.zero_()
+
+    def grad_norms(self) -> Tensor:
+        """(R,) norm of each run's whole gradient."""
+        squares = [
+            buffer.grad.float().square().flatten(1).sum(1).view(buffer.count, self.runs).sum(0)
+            for buffer in self._buffers
+        ]
+        return torch.stack(squares).sum(0).sqrt()
+
+    def step(self, lr: float, clip_norm: float, alive: Tensor) -> Tensor:
+        """Clip each run's gradient to `clip_norm` and update the runs that are alive.
+
+        Args:
+            alive: (R,) False for a run that has failed; its parameters no longer move.
+
+        Returns:
+            (R,) alive, now also False where this step's gradient is not finite.
+        """
+        self._step += 1
+        norms = self.grad_norms()
+        alive = alive & norms.isfinite()
+        factor = torch.where(alive, (clip_norm / (norms + 1e-6)).clamp(max=1.0), 0.0)
+        for buffer in self._buffers:
+            shape = (-1, *(1 for _ in buffer.value.shape[1:]))
+            per_row = factor.repeat(buffer.count).view(shape)
+            moving = alive.repeat(buffer.count).view(shape)
+            grad = torch.where(moving, buffer.grad.float() * per_row, 0.0)
+            change = self._update(buffer.value.float(), grad, buffer.state, self._step, lr)
+            buffer.value.sub_(torch.where(moving, change, 0.0).to(buffer.value.dtype))
+        return alive
+
+
+def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
+    """Factor of the learning rate at `step` (from 0): linear warm-up, then linear decay to zero."""
+    warmup = int(steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (steps - step) / max(1, steps - warmup)
+
+
+def _moving_mean(state: dict[str, Tensor], name: str, value: Tensor, decay: float) -> Tensor:
+    if name not in state:
+        state[name] = torch.zeros_like(value)
+    return state[name].mul_(decay).add_(value, alpha=1 - decay)
+
+
+def _rms(tensor: Tensor) -> Tensor:
+    """Root mean square over everything but the leading axis, ready to broadcast."""
+    return tensor.square().mean(tuple(range(1, tensor.dim())), keepdim=True).sqrt()
