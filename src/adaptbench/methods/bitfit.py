@@ -27,13 +27,15 @@ class Shift(Piece):
 @register("bitfit")
 @dataclass(frozen=True)
 class BitFit(PeftMethod):
-    """A bias on the output of every linear map.
+    """A bias on the output of every linear map but the keys'.
 
-    The paper's code leaves out the second feed-forward map (its pattern `w_o` never matches T5's `wo`);
+    A bias on the keys adds the same number to all scores of a query, which the softmax ignores: its gradient is
+    rounding noise, and an optimizer that normalises gradients would train on that noise. The paper's code has it
+    all the same, and leaves out the second feed-forward map (its pattern `w_o` never matches T5's `wo`):
     `targets=[q,k,v,o,ff_in,ff_gate]` gives that variant.
     """
 
-    targets: list[str] = field(default_factory=lambda: list(ROLES))
+    targets: list[str] = field(default_factory=lambda: [role for role in ROLES if role != "k"])
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)

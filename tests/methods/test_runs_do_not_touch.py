@@ -1,0 +1,113 @@
+"""R runs trained in one pass equal R runs trained alone; what they add starts as nothing and all of it learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adaptbench.data.batching import collate, encode
+from adaptbench.data.fewshot import draw
+from adaptbench.methods import METHODS
+from adaptbench.methods.base import PeftMethod
+from adaptbench.scoring.evaluate import evaluate
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.training.stream import evaluation_prompts
+from tests.conftest import ARCHITECTURES
+from tests.factories import recipe, toy_task
+
+VARIANTS = {
+    **{kind: method(name=kind) for kind, method in METHODS.items() if issubclass(method, PeftMethod)},
+    "adapter": METHODS["adapter"](name="adapter", placement="pfeiffer", reduction=2),
+    "adapter_houlsby": METHODS["adapter"](name="adapter_houlsby", placement="houlsby", reduction=2),
+}
+SEEDS = (3, 11, 7)
+
+
+def trained(method, backbone, seeds, task, **settings):
+    method = replace(method, steps=20, learning_rate=0.03 if settings.get("optimizer") != "adamw" else 0.01)
+    return method.adapt(backbone, task, [draw(task, seed) for seed in seeds], recipe(**settings))
+
+
+def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max().clamp(min=1e-6)).item()
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_runs_equal_separate_runs(backbones, architecture, optimizer, variant):
+    backbone, task = backbones[architecture], toy_task()
+    fused = trained(VARIANTS[variant], backbone, SEEDS, task, optimizer=optimizer)
+    start = VARIANTS[variant].prepare(backbone, SEEDS)
+    moved = 0.0
+    for run, seed in enumerate(SEEDS):
+        alone = trained(VARIANTS[variant], backbone, [seed], task, optimizer=optimizer)
+        for name, value in alone.delta.state_of(0).items():
+            assert relative_difference(fused.delta.state_of(run)[name], value) < 1e-4, name
+            moved = max(moved, (value - start.delta.state_of(run)[name]).abs().max().item())
+        assert fused.log.shapes[run] == alone.log.shapes[0]
+    assert moved > 1e-4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_evaluation_equals_separate_evaluation(backbones, variant):
+    backbone, task = backbones["t5"], toy_task()
+    prompts = evaluation_prompts(task, "random")
+    fused = evaluate(trained(VARIANTS[variant], backbone, SEEDS, task), prompts, batch_size=10)
+    for run, seed in enumerate(SEEDS):
+        alone = evaluate(trained(VARIANTS[variant], backbone, [seed], task), prompts, batch_size=7)[0]
+        for one, other in zip(fused[run], alone, strict=True):
+            assert one.prompt == other.prompt
+            assert one.log_likelihoods == pytest.approx(other.log_likelihoods, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "prefix"])
+def test_a_fresh_delta_leaves_the_model_unchanged(backbones, architecture, variant):
+    """All but prefix tuning start as the identity; a prefix takes attention from the first step."""
+    backbone = backbones[architecture]
+    rows = [encode(backbone, prompt) for prompt in evaluation_prompts(toy_task(4), "random")]
+    batch = collate(rows * 2, backbone.pad_id)
+    adaptation = VARIANTS[variant].prepare(backbone, (1, 2))
+    with torch.inference_mode():
+        before = token_log_probabilities(backbone, batch)
+        with adaptation.attached():
+            during = token_log_probabilities(backbone, batch)
+        after = token_log_probabilities(backbone, batch)
+    assert (during - before).abs().max() < 1e-6
+    assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_trainable_parameter_learns(backbones, architecture, variant):
+    """Two steps move every parameter of every run, and nearly all of its elements (a relu unit may be dead)."""
+    backbone, task = backbones[architecture], toy_task()
+    method = replace(VARIANTS[variant], steps=2, learning_rate=0.05)
+    start = method.prepare(backbone, SEEDS)
+    end = method.adapt(backbone, task, [draw(task, seed) for seed in SEEDS], recipe(warmup_fraction=0.0))
+    for run in range(len(SEEDS)):
+        for name, value in end.delta.state_of(run).items():
+            share = (value != start.delta.state_of(run)[name]).float().mean().item()
+            assert share > (0.4 if "adapter" in variant else 0.97), (name, share)
+
+
+def test_a_diverging_run_is_reported_and_the_others_do_not_notice(backbones):
+    backbone, task = backbones["t5"], toy_task()
+    method = VARIANTS["ia3"]
+    healthy = trained(method, backbone, [SEEDS[0], SEEDS[2]], task)
+
+    class Poisoned(type(method)):
+        def prepare(self, backbone, seeds):
+            adaptation = super().prepare(backbone, seeds)
+            with torch.no_grad():
+                for parameter in adaptation.delta.parameters():
+                    parameter[1] = float("nan")
+            return adaptation
+
+    poisoned = trained(Poisoned(), backbone, SEEDS, task)
+    assert list(poisoned.log.failures) == [1]
+    assert "not finite at step 1" in poisoned.log.failures[1]
+    for ours, theirs in ((0, 0), (2, 1)):
+        for name, value in healthy.delta.state_of(theirs).items():
+            assert relative_difference(poisoned.delta.state_of(ours)[name], value) < 1e-4
