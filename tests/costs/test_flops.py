@@ -1,0 +1,92 @@
+"""Counted FLOPs against hand counts, and priced batches against counted ones."""
+
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from adaptbench.costs.flops import StepPrices, count, total
+from adaptbench.costs.meta import MetaRun
+from adaptbench.data.batching import Shape, collate, encode, shape_of
+from adaptbench.methods import METHODS
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.training.stream import evaluation_prompts
+from tests.conftest import ARCHITECTURES
+from tests.factories import recipe, toy_task
+
+D, FF, LAYERS, INNER = 32, 48, 2, 32
+
+
+def attention(queries: int, keys: int) -> int:
+    """Scores and weighted sum of all heads: two products of (queries x keys x inner width)."""
+    return 2 * 2 * queries * keys * INNER
+
+
+def t5_forward(rows: int, s: int, u: int, vocabulary: int) -> int:
+    """Multiply-adds times two, by hand: s source and u choice tokens, two gated layers in each half."""
+    linear = 2 * D * INNER
+    encoder = s * (4 * linear + 3 * 2 * D * FF) + attention(s, s)
+    decoder = u * (4 * linear) + attention(u, u)
+    decoder += u * 2 * linear + s * 2 * linear + attention(u, s)  # cross: q and o for u, k and v for s
+    decoder += u * 3 * 2 * D * FF
+    return rows * (LAYERS * (encoder + decoder) + u * 2 * D * vocabulary)
+
+
+def decoder_forward(architecture: str, rows: int, s: int, u: int, vocabulary: int) -> int:
+    length = s + u
+    kv = INNER // 2 if architecture == "llama" else INNER  # grouped keys and values
+    projections = 2 * D * INNER * 2 + 2 * D * kv * 2
+    feed_forward = (3 if architecture == "llama" else 2) * 2 * D * (4 * D if architecture == "gpt2" else FF)
+    layer = length * (projections + feed_forward) + attention(length, length)
+    return rows * (LAYERS * layer + (u + 1) * 2 * D * vocabulary)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("shape", [Shape(3, 11, 2, 4), Shape(1, 5, 3, 2), Shape(2, 7, 2, 1)])
+def test_frozen_forward_equals_a_hand_count(backbones, architecture, shape):
+    backbone = backbones[architecture]
+    run = MetaRun.of(METHODS["zero_shot"](), backbone, recipe())
+    vocabulary = backbone.model.config.vocab_size
+    if architecture == "t5":
+        expected = t5_forward(shape.rows, shape.source, shape.choices * shape.target, vocabulary)
+    else:
+        u = shape.choices * (shape.target - 1)
+        expected = decoder_forward(architecture, shape.rows, shape.source, u, vocabulary)
+    assert count(lambda: run.predict(shape)) == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", METHODS)
+def test_priced_equals_counted(backbones, architecture, kind):
+    """The polynomial through six counts gives every other shape to the last FLOP."""
+    run = MetaRun.of(METHODS[kind](), backbones[architecture], recipe())
+    prices = StepPrices(run)
+    for shape in (Shape(1, 37, 2, 3), Shape(4, 90, 4, 2), Shape(4, 12, 1, 1)):
+        assert prices.predict(shape) == pytest.approx(count(lambda shape=shape: run.predict(shape)), rel=1e-9)
+        if run.adaptation.parameters:
+            counted = count(lambda shape=shape: run.forward_backward(shape))
+            assert prices.train(shape) == pytest.approx(counted, rel=1e-9)
+    shapes = [Shape(1, 9, 2, 2)] * 3 + [Shape(1, 10, 2, 2)]
+    assert total(prices.predict, shapes) == pytest.approx(sum(map(prices.predict, shapes)))
+
+
+def test_training_a_frozen_model_costs_two_forwards_and_full_fine_tuning_three(backbones):
+    """The paper's "three forwards" holds for full fine-tuning only: frozen weights get no gradient."""
+    shape = Shape(8, 60, 2, 2)
+
+    def ratio(kind: str) -> float:
+        prices = StepPrices(MetaRun.of(METHODS[kind](), backbones["t5"], recipe()))
+        return prices.train(shape) / prices.predict(shape)
+
+    assert ratio("full_ft") == pytest.approx(3.0, abs=0.01)
+    assert 1.9 < ratio("ia3") < 2.2
+    assert 1.9 < ratio("bitfit") < 2.2
+
+
+def test_meta_count_equals_the_count_of_a_real_step(backbones):
+    """On the meta device attention is plain products; a real step with real attention kernels costs the same."""
+    for name, backbone in backbones.items():
+        rows = [encode(backbone, prompt) for prompt in evaluation_prompts(toy_task(4), "random")]
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            token_log_probabilities(backbone, collate(rows, backbone.pad_id))
+        prices = StepPrices(MetaRun.of(METHODS["zero_shot"](), backbone, recipe()))
+        assert prices.predict(shape_of(rows)) == pytest.approx(counter.get_total_flops(), rel=1e-9), name

@@ -1,0 +1,53 @@
+"""The tensor-level peak against hand counts."""
+
+import torch
+
+from adaptbench.costs.memory import PeakTracker, kv_cache_bytes, predict_peak, train_peak
+from adaptbench.costs.meta import MetaRun
+from adaptbench.data.batching import Shape
+from adaptbench.methods import METHODS
+from adaptbench.models.anatomy import Anatomy, AttentionSite
+from tests.factories import recipe
+
+
+def test_tracker_follows_creation_and_release():
+    a = torch.zeros(1000)
+    with PeakTracker([a]) as tracker:
+        b = a + 1  # 4000 more
+        c = b * 2  # 4000 more: the peak
+        del b
+        view = c.view(10, 100)  # shares storage
+        d = view.sum()
+    assert tracker.peak == 12_000
+    assert tracker.current == 8_000 + d.nbytes
+
+
+def peaks(backbone, kind, shape):
+    run = MetaRun.of(METHODS[kind](), backbone, recipe())
+    return train_peak(run, shape)
+
+
+def test_full_fine_tuning_pays_for_gradients_of_every_weight(backbones):
+    backbone, shape = backbones["t5"], Shape(1, 4, 2, 1)
+    weights = sum(p.nbytes for p in backbone.model.parameters())
+    full, ia3 = peaks(backbone, "full_ft", shape), peaks(backbone, "ia3", shape)
+    assert full > 2 * weights  # weights and gradients
+    assert weights < ia3 < 1.6 * weights
+    assert full - ia3 > 0.9 * weights
+
+
+def test_peak_grows_with_the_batch_and_is_the_same_every_time(backbones):
+    run = MetaRun.of(METHODS["ia3"](), backbones["t5"], recipe())
+    small, large = predict_peak(run, Shape(1, 8, 2, 2)), predict_peak(run, Shape(8, 64, 2, 2))
+    assert large > small
+    assert predict_peak(run, Shape(1, 8, 2, 2)) == small
+    assert train_peak(run, Shape(2, 8, 2, 2)) == train_peak(run, Shape(2, 8, 2, 2))
+
+
+def test_kv_cache_of_gpt3_is_the_papers_144_gb():
+    """32 examples of 512 tokens on GPT-3 175B, 96 layers of width 12,288 (section 2.1): so it means 32-bit values."""
+    layers = tuple(AttentionSite(f"layer {i}", heads=96, head_width=128, kind="decoder") for i in range(96))
+    tokens = 32 * 512
+    size = kv_cache_bytes(Anatomy((), (), layers), tokens, torch.float32)
+    assert size == 96 * 2 * 12_288 * 4 * tokens
+    assert size / 2**30 == 144

@@ -1,0 +1,102 @@
+"""Per-run optimizers against the reference ones, run by run; clipping and failures stay within a run."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import Adafactor as ReferenceAdafactor
+
+from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
+
+SHAPES = ((6, 4), (1, 7), (3, 2, 5), (6, 4))
+
+
+def gradients(step: int, run: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(100 * step + run)
+    return [torch.randn(shape, generator=generator) * (run + 1) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("scale_parameter", [True, False])
+@pytest.mark.parametrize("kind", ["adafactor", "adamw"])
+def test_every_run_follows_the_reference_optimizer(kind, scale_parameter):
+    """100 steps of three runs at once against three reference optimizers, on vectors, matrices and stacks."""
+    torch.manual_seed(0)
+    runs, lr = 3, 0.01
+    stacked = [nn.Parameter(torch.randn(runs, *shape)) for shape in SHAPES]
+    alone = [[nn.Parameter(parameter[run].detach().clone()) for parameter in stacked] for run in range(runs)]
+    if kind == "adafactor":
+        update = Adafactor(scale_parameter)
+        references = [
+            ReferenceAdafactor(own, lr=lr, scale_parameter=scale_parameter, relative_step=False, warmup_init=False)
+            for own in alone
+        ]
+    else:
+        update = AdamW()
+        references = [torch.optim.AdamW(own, lr=lr, weight_decay=0.0) for own in alone]
+    ours = RunOptimizer(stacked, update, runs)
+    alive = torch.ones(runs, dtype=torch.bool)
+    for step in range(100):
+        ours.zero_grad()
+        for run in range(runs):
+            for parameter, own, grad in zip(stacked, alone[run], gradients(step, run), strict=True):
+                parameter.grad[run] += grad
+                own.grad = grad.clone()
+            references[run].step()
+        ours.step(lr, clip_norm=float("inf"), alive=alive)
+    for run in range(runs):
+        for parameter, own in zip(stacked, alone[run], strict=True):
+            assert (parameter[run] - own).abs().max() < 2e-6 * own.abs().max().clamp(min=1)
+
+
+def test_a_models_own_weights_are_trained_in_place():
+    model = nn.Linear(3, 2)
+    storage = model.weight.data_ptr()
+    reference = nn.Linear(3, 2)
+    reference.load_state_dict(model.state_dict())
+    ours = RunOptimizer(list(model.parameters()), Adafactor(), 1, run_axis=False)
+    theirs = ReferenceAdafactor(reference.parameters(), lr=0.1, scale_parameter=True, relative_step=False)
+    x = torch.randn(4, 3)
+    for _ in range(5):
+        ours.zero_grad()
+        model(x).square().sum().backward()
+        ours.step(0.1, float("inf"), torch.ones(1, dtype=torch.bool))
+        theirs.zero_grad()
+        reference(x).square().sum().backward()
+        theirs.step()
+    assert torch.allclose(model.weight, reference.weight, atol=1e-6)
+    assert torch.allclose(model.bias, reference.bias, atol=1e-6)
+    assert model.weight.data_ptr() == storage
+
+
+def test_gradients_are_clipped_run_by_run():
+    """A run with a huge gradient must not shrink the step of its neighbour."""
+
+    def sgd(value, grad, state, step, lr):
+        return lr * grad
+
+    parameter = nn.Parameter(torch.zeros(2, 1, 3))
+    optimizer = RunOptimizer([parameter], sgd, 2)
+    parameter.grad[0] = torch.tensor([0.3, 0.0, 0.4])
+    parameter.grad[1] = torch.tensor([30.0, 0.0, 40.0])
+    assert optimizer.grad_norms().tolist() == pytest.approx([0.5, 50.0])
+    optimizer.step(1.0, clip_norm=1.0, alive=torch.ones(2, dtype=torch.bool))
+    assert parameter[0, 0].tolist() == pytest.approx([-0.3, 0.0, -0.4])
+    assert parameter[1, 0].tolist() == pytest.approx([-0.6, 0.0, -0.8], rel=1e-5)
+
+
+def test_a_run_without_finite_gradient_stops_alone():
+    parameter = nn.Parameter(torch.ones(2, 1, 3))
+    optimizer = RunOptimizer([parameter], AdamW(), 2)
+    parameter.grad[0] = 1.0
+    parameter.grad[1] = float("nan")
+    alive = optimizer.step(0.1, 1.0, torch.ones(2, dtype=torch.bool))
+    assert alive.tolist() == [True, False]
+    assert (parameter[0] < 1).all()
+    assert (parameter[1] == 1).all()
+
+
+def test_schedule_warms_up_and_decays_linearly():
+    factors = [linear_schedule(step, 100, 0.06) for step in range(100)]
+    assert factors[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
+    assert factors[6] == 1.0
+    assert factors[-1] == pytest.approx(1 / 94)
+    assert linear_schedule(0, 1, 0.06) == 1.0
