@@ -27,10 +27,17 @@ def cell_progress(config: Config) -> Iterator[tuple[Callable[[], None], Callable
     """How a cell reports: a function to count one run, and one to print a line (a sweep's bar says enough)."""
     if _sweep is not None:
         _sweep.set_postfix_str(f"{config.method.name} {config.model.name} {config.dataset.name}", refresh=False)
-        yield _sweep.update, lambda _line: None
+        yield _count(_sweep), lambda _line: None
         return
     with _bar(len(config.seeds), config.progress) as bar:
-        yield bar.update, tqdm.write
+        yield _count(bar), lambda line: tqdm.write(line)
+
+
+def _count(bar: tqdm) -> Callable[[], None]:
+    def advance() -> None:
+        bar.update()
+
+    return advance
 
 
 def _bar(runs: int, show: bool) -> tqdm:

@@ -9,7 +9,7 @@ from typing import Any
 
 from adaptbench import provenance
 from adaptbench.config import Config, run_id, scientific
-from adaptbench.costs.ledger import Bill, CostLedger
+from adaptbench.costs.ledger import Bill, ledger_for
 from adaptbench.data.example import TaskData, fingerprint
 from adaptbench.data.fewshot import FewShotSet, draw
 from adaptbench.data.sources import load_task
@@ -100,7 +100,7 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> Iterator[RunRec
     scores = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress)
     evaluated = time.perf_counter()
 
-    ledger = CostLedger(config.method, backbone, config.recipe)
+    ledger = ledger_for(config.method, backbone, config.recipe)
     seconds = {
         "seconds.adapt": (adapted - begun) / len(group),
         "seconds.predict": (evaluated - adapted) / len(group) / len(cell.prompts),
@@ -119,10 +119,10 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> Iterator[RunRec
         extra = {"provenance.started": started, "provenance.finished": now(), "provenance.fused_with": fused}
         finished.append(RunRecord({**record, "storage.bytes": size, **seconds, **extra}))
     track = tracker(config.tracking, store.root)
-    for record in finished:
-        store.write(record)
-    for record in finished:
-        track.log(record)
+    for done in finished:
+        store.write(done)
+    for done in finished:
+        track.log(done)
     yield from finished
 
 

@@ -37,7 +37,7 @@ class WandbTracker:
         }
         run = self._wandb.init(
             project=self._config.project,
-            mode=self._config.mode,
+            mode=self._config.mode,  # type: ignore[arg-type]
             dir=str(self._folder),
             id=record.run_id,
             resume="allow",

@@ -11,6 +11,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
+from omegaconf import open_dict
 
 
 @dataclass
@@ -31,13 +32,14 @@ class SequentialLauncher(BasicLauncher):
         from adaptbench.runner import prepare_cell
         from experiments.progress import sweep_progress
 
+        assert self.hydra_context is not None
+        assert self.config is not None
         wanted: list[tuple[Sequence[str], Config]] = []
         for overrides in job_overrides:
-            assert self.hydra_context is not None
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with_hydra: Any = composed.copy()
-            with_hydra.pop("hydra", None)
-            config = resolve(with_hydra)
+            with open_dict(composed):
+                del composed["hydra"]
+            config = resolve(composed)
             if belongs(config):
                 prepare_cell(config)
                 wanted.append((overrides, config))

@@ -51,9 +51,7 @@ def test_prefix_equals_attention_over_concatenated_keys_and_values(backbones, ar
     delta = randomised(Prefix(virtual_tokens=3).build(backbone.anatomy, 1))
     rows = [encode(backbone, prompt) for prompt in evaluation_prompts(toy_task(4), "random")]
     batch = collate(rows, backbone.pad_id)
-    prefixes = {
-        backbone.model.get_submodule(path.replace("/", ".")): piece for path, piece in delta.pieces.items()
-    }
+    prefixes = {backbone.model.get_submodule(path.replace("/", ".")): piece for path, piece in delta.pieces.items()}
 
     def plain(module, query, key, value, mask, position_bias=None, scaling=None, **_):
         piece: PrefixStates = prefixes[module]

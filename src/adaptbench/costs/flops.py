@@ -9,6 +9,7 @@ choices side by side): linear maps are linear in them, attention is bilinear. Si
 exactly, and then every batch of a run is priced by its own shape without counting again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -36,17 +37,17 @@ class StepPrices:
         self._run = run
         self._coefficients = lru_cache(maxsize=None)(self._fit)
 
-    def predict(self, shape: Shape) -> float:
+    def predict(self, shape: Shape) -> int:
         """Scoring all choices of a batch of this shape."""
         return self._price("predict", shape)
 
-    def train(self, shape: Shape) -> float:
+    def train(self, shape: Shape) -> int:
         """Forward and backward of a training batch of this shape. (The optimizer runs no matrix product.)"""
         return self._price("train", shape)
 
-    def _price(self, kind: str, shape: Shape) -> float:
+    def _price(self, kind: str, shape: Shape) -> int:
         powers = _powers(shape.source, self._choice_tokens(shape))
-        return float(np.dot(self._coefficients(kind, shape.rows), powers))
+        return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers
 
     def _choice_tokens(self, shape: Shape) -> int:
         read = shape.target if self._run.adaptation.backbone.is_encoder_decoder else shape.target - 1
@@ -65,12 +66,6 @@ def _powers(source: int, target: int) -> list[float]:
     return [1, source, target, source**2, source * target, target**2]
 
 
-def total(price: Callable[[Shape], float], shapes: Iterable[Shape]) -> float:
+def total(price: Callable[[Shape], int], shapes: Iterable[Shape]) -> int:
     """Sum of the prices of many steps; equal shapes are priced once."""
-    known: dict[Shape, float] = {}
-    result = 0.0
-    for shape in shapes:
-        if shape not in known:
-            known[shape] = price(shape)
-        result += known[shape]
-    return result
+    return sum(price(shape) * steps for shape, steps in Counter(shapes).items())

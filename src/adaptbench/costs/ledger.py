@@ -1,11 +1,11 @@
 """One run's bill: what it cost to adapt, and what every prediction costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from adaptbench.costs import paper
 from adaptbench.costs.flops import StepPrices, total
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Bill:
     """FLOPs, bytes; `predict` is per example."""
 
-    flops_adapt: float
+    flops_adapt: int
     flops_adapt_paper: float
     flops_predict: float
     flops_predict_paper: float
@@ -32,12 +32,25 @@ class Bill:
     kv_cache: int
 
 
+_ledgers: dict[tuple[str, str, str], "CostLedger"] = {}
+
+
+def ledger_for(method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "CostLedger":
+    """The ledger of a method on a model: prices depend on shapes only, so cells share it across data sets."""
+    key = (repr(method), f"{backbone.name} {backbone.dtype} {backbone.model.config}", repr(recipe))
+    if key not in _ledgers:
+        _ledgers[key] = CostLedger(method, backbone, recipe)
+    return _ledgers[key]
+
+
 class CostLedger:
-    """Prices the runs of one method on one model; made once for a cell, outside any timed region."""
+    """Prices the runs of one method on one model, outside any timed region."""
 
     def __init__(self, method: Method, backbone: Backbone, recipe: "RecipeConfig"):
         self._run = MetaRun.of(method, backbone, recipe)
         self._prices = StepPrices(self._run)
+        self._train_peak = lru_cache(maxsize=None)(partial(train_peak, self._run))
+        self._predict_peak = lru_cache(maxsize=None)(partial(predict_peak, self._run))
         self._total_parameters = backbone.parameters_total
         self._is_encoder_decoder = backbone.is_encoder_decoder
 
@@ -51,12 +64,12 @@ class CostLedger:
             flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps))),
             flops_predict=total(self._prices.predict, singles) / len(singles),
             flops_predict_paper=self._paper(paper.predict, float(np.mean([_tokens(one) for one in singles]))),
-            memory_adapt=train_peak(self._run, _largest(steps)) if steps else None,
-            memory_predict=predict_peak(self._run, _largest(singles)),
+            memory_adapt=self._train_peak(_largest(steps)) if steps else None,
+            memory_predict=self._predict_peak(_largest(singles)),
             kv_cache=self._kv_cache(adaptation, len(context)),
         )
 
-    def _paper(self, formula, tokens: float) -> float:
+    def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
         return formula(self._total_parameters, self._is_encoder_decoder, tokens)
 
     def _kv_cache(self, adaptation: Adaptation, tokens: int) -> int:
@@ -78,8 +91,3 @@ def _largest(shapes: Sequence[Shape]) -> Shape:
         choices=max(shape.choices for shape in shapes),
         target=max(shape.target for shape in shapes),
     )
-
-
-def accelerator_peak(device: torch.device) -> int | None:
-    """The allocator's peak since it was last reset, or None on a CPU."""
-    return torch.accelerator.max_memory_allocated() if device.type != "cpu" else None

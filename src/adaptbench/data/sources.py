@@ -65,16 +65,13 @@ def _from_files(config: DatasetConfig) -> TaskData:
 def _from_hub(config: DatasetConfig) -> TaskData:
     if config.path is None:
         raise InputError(f"dataset {config.name!r}: 'path' must name a hub data set")
-    splits = {}
-    for split in (config.train, config.evaluation):
-        if split is None:
-            raise InputError(f"dataset {config.name!r}: 'train' and 'evaluation' must name splits")
-        splits[split] = _hub_rows(config, split)
+    if config.train is None or config.evaluation is None:
+        raise InputError(f"dataset {config.name!r}: 'train' and 'evaluation' must name splits")
     return TaskData(
         name=config.name,
         shots=_required_shots(config),
-        train=_examples(config, splits[config.train], f"{config.path}:{config.train}"),
-        evaluation=_examples(config, splits[config.evaluation], f"{config.path}:{config.evaluation}"),
+        train=_examples(config, _hub_rows(config, config.train), f"{config.path}:{config.train}"),
+        evaluation=_examples(config, _hub_rows(config, config.evaluation), f"{config.path}:{config.evaluation}"),
         templates=_templates(config),
         metric=config.metric,
         draws=_draws(config),

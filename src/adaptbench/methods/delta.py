@@ -7,7 +7,6 @@ must keep runs apart; nothing else is asked of it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,4 +157,8 @@ def _hook_attention(module: nn.Module, piece: Piece, _runs: int, _columns: Any) 
     if module in PREFIXES:
         raise RuntimeError("this attention has a prefix already")
     PREFIXES[module] = piece
-    return partial(PREFIXES.pop, module)
+
+    def remove() -> None:
+        del PREFIXES[module]
+
+    return remove

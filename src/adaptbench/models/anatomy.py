@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -73,7 +74,8 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     Raises:
         InputError: an architecture without an entry here.
     """
-    kind = model.config.model_type
+    config: Any = model.config
+    kind = config.model_type
     if kind not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise InputError(f"model of type {kind!r}: no anatomy for it; supported: {known}")
@@ -86,12 +88,12 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
 
 def _linear(model: nn.Module, path: str, role: str) -> LinearSite:
-    d_out, d_in = model.get_submodule(path).weight.shape
-    return LinearSite(path, role, d_in, d_out)
+    linear: Any = model.get_submodule(path)
+    return LinearSite(path, role, linear.in_features, linear.out_features)
 
 
 def _t5(model: nn.Module) -> _Parts:
-    config = model.config
+    config: Any = model.config
     feed_forward = {"wi_0": "ff_gate", "wi_1": "ff_in", "wo": "ff_out"}
     if not config.is_gated_act:
         feed_forward = {"wi": "ff_in", "wo": "ff_out"}
@@ -111,7 +113,7 @@ def _t5(model: nn.Module) -> _Parts:
 
 
 def _llama(model: nn.Module) -> _Parts:
-    config = model.config
+    config: Any = model.config
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for layer in range(config.num_hidden_layers):
         path = f"model.layers.{layer}"
@@ -125,7 +127,7 @@ def _llama(model: nn.Module) -> _Parts:
 
 
 def _gpt2(model: nn.Module) -> _Parts:
-    config = model.config
+    config: Any = model.config
     width, inner = config.hidden_size, config.n_inner or 4 * config.hidden_size
     for layer in range(config.n_layer):
         path = f"transformer.h.{layer}"
@@ -141,7 +143,7 @@ def _gpt2(model: nn.Module) -> _Parts:
 
 
 def _opt(model: nn.Module) -> _Parts:
-    config = model.config
+    config: Any = model.config
     width = config.hidden_size
     for layer in range(config.num_hidden_layers):
         path = f"model.decoder.layers.{layer}"

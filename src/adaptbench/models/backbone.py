@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from adaptbench.errors import InputError
@@ -24,7 +23,7 @@ class Backbone:
     """A base model, ready to be adapted. Its own parameters never change; methods attach to it or copy it."""
 
     name: str
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: Any
     anatomy: Anatomy
     device: torch.device
@@ -87,7 +86,7 @@ def load_backbone(
     )
 
 
-def from_config(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
+def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A frozen model without storage, from its configuration alone (any size, no weights)."""
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):

@@ -48,7 +48,7 @@ def _score(
     size = max(1, batch_size // runs)
     results: list[dict[int, ChoiceScores]] = [{} for _ in range(runs)]
     starts = range(0, len(order), size)
-    for start in tqdm(starts, desc="evaluating", leave=False, disable=not progress, mininterval=1):
+    for start in tqdm(starts, desc="evaluating", leave=False, disable=None if progress else True, mininterval=1):
         indices = order[start : start + size]
         rows = [encoded[index] for index in indices]
         batch = collate(rows * runs, backbone.pad_id).to(backbone.device)

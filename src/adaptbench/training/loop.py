@@ -59,10 +59,10 @@ def train(
     alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
     torch.manual_seed(few_shot_sets[0].seed)  # dropout
     backbone.model.train()
-    for step in tqdm(range(steps), desc="adapting", leave=False, disable=not progress, mininterval=1):
+    for step in tqdm(range(steps), desc="adapting", leave=False, disable=None if progress else True, mininterval=1):
         batches = [stream.next_batch() for stream in streams]
-        for run, batch in enumerate(batches):
-            log.shapes[run].append(shape_of(batch))
+        for run, rows in enumerate(batches):
+            log.shapes[run].append(shape_of(rows))
         batch = collate([row for rows in batches for row in rows], backbone.pad_id).to(backbone.device)
         log_p = token_log_probabilities(backbone, batch)
         losses = per_run_loss(recipe.losses, log_p, batch.target_mask, batch.label, runs)

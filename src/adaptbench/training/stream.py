@@ -15,10 +15,8 @@ ORDER_STREAM = 1  # keeps the data order apart from other uses of the seed
 
 def render(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
     """A row as a prompt: by the named template, or by one drawn from `rng` where `template` is "random"."""
-    if template == "random":
-        chosen = task.templates[int(rng.integers(len(task.templates)))]
-    else:
-        chosen = task.template(template)
+    drawn = template == "random"
+    chosen = task.templates[int(rng.integers(len(task.templates)))] if drawn else task.template(template)
     return chosen.render(example.uid, example.fields)
 
 
