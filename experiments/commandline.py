@@ -5,16 +5,21 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from adaptbench.errors import InputError
 
+CONF = str(Path(__file__).parents[1] / "conf")
+
 
 def program_arguments(arguments: list[str]) -> list[str]:
-    """Accept `+experiment=x` for `experiment=x`: both spellings are common among Hydra projects."""
-    return [one.removeprefix("+") if one.startswith("+experiment=") else one for one in arguments]
+    """Accept `+experiment=x` for `experiment=x`, as both spellings are common, and `-m` at any place."""
+    multirun = [one for one in arguments if one in ("-m", "--multirun")]
+    rest = [one for one in arguments if one not in ("-m", "--multirun")]
+    return multirun + [one.removeprefix("+") if one.startswith("+experiment=") else one for one in rest]
 
 
 @contextmanager

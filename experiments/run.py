@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.runner import run_cell
-from experiments.commandline import one_clear_line, program_arguments
+from experiments.commandline import CONF, one_clear_line, program_arguments
 from experiments.progress import cell_progress
 
 failed: list[str] = []  # one entry for every run of this process that failed
 refused: list[InputError] = []  # cells of this process whose input was bad: the others go on
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def run(composed: DictConfig) -> None:
     try:
         config = resolve(composed)
@@ -37,7 +37,8 @@ def main() -> None:
         if refused:
             raise refused[0]
     if failed:
-        sys.exit(f"{len(failed)} run(s) failed, and will be tried again next time: see {failed[0]}/failures/")
+        print(f"{len(failed)} run(s) failed and will be tried again next time: {failed[0]}/failures/", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

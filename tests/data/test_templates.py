@@ -1,0 +1,89 @@
+"""Templates: what renders, and what is said when one does not."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptbench.data.templates import Template, load_promptsource
+from adaptbench.errors import InputError
+
+ROW = {"premise": "it rains", "label": 1}
+
+
+def template(jinja="{{premise}}? ||| {{answer_choices[label]}}", choices="yes ||| no"):
+    return Template("toy", "plain", jinja, choices)
+
+
+def test_a_row_renders_to_input_choices_and_label():
+    prompt = template().render("7", ROW)
+    assert (prompt.uid, prompt.template, prompt.input) == ("7", "plain", "it rains?")
+    assert prompt.choices == ("yes", "no")
+    assert prompt.label == 1
+
+
+def test_choices_may_come_from_the_row():
+    prompt = template(choices="{{a}} ||| {{b}} ||| none").render("0", {**ROW, "a": "one word", "b": "two"})
+    assert prompt.choices == ("one word", "two", "none")
+
+
+@pytest.mark.parametrize(
+    ("jinja", "choices", "row", "says"),
+    [
+        ("{{premise}} {{hypothesis}} ||| {{answer_choices[label]}}", "yes ||| no", ROW, "'hypothesis' is undefined"),
+        ("{{premise} ||| x", "yes ||| no", ROW, "syntax error"),
+        ("{{premise}}", "yes ||| no", ROW, "expected 'input ||| target'"),
+        ("{{premise}} ||| {{answer_choices[label]}}", "yes ||| no", {**ROW, "label": 2}, "label 2 is outside"),
+        ("{{premise}} ||| {{answer_choices[label]}}", "yes ||| yes", ROW, "choices repeat"),
+        ("{{premise}} ||| {{answer_choices[label]}}", "yes |||  ", ROW, "non-empty choices"),
+        ("{{premise}} ||| {{answer_choices[label]}}", "yes", {**ROW, "label": 0}, "at least two"),
+        ("  ||| {{answer_choices[label]}}", "yes ||| no", ROW, "input is empty"),
+        ("{{premise}} ||| maybe", "yes ||| no", ROW, "is not the choice"),
+    ],
+)
+def test_what_is_wrong_is_said_with_dataset_template_and_row(jinja, choices, row, says):
+    with pytest.raises(InputError, match="dataset 'toy', template 'plain'") as caught:
+        template(jinja, choices).render("row 3", row)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(st.characters(exclude_characters="|", exclude_categories=["Cs"]), min_size=1).filter(str.strip))
+def test_field_text_goes_through_unchanged(text):
+    """Values are data: Jinja syntax, quotes and markup in a row are neither run nor escaped."""
+    prompt = template("Q: {{premise}} A: ||| {{answer_choices[label]}}").render("0", {"premise": text, "label": 0})
+    assert prompt.input == f"Q: {text} A:".strip()
+
+
+def test_promptsource_file_gives_its_original_task_templates(tmp_path):
+    path = tmp_path / "templates.yaml"
+    path.write_text(
+        """dataset: x
+templates:
+  a: !Template
+    answer_choices: Yes ||| No
+    jinja: '{{premise}} ||| {{answer_choices[label]}}'
+    metadata: !TemplateMetadata {original_task: true}
+    name: first
+  b: !Template
+    answer_choices: Yes ||| No
+    jinja: '{{label}} ||| {{premise}}'
+    metadata: !TemplateMetadata {original_task: false}
+    name: reversed
+  c: !Template
+    answer_choices: null
+    jinja: '{{premise}} ||| {{premise}}'
+    metadata: !TemplateMetadata {original_task: true}
+    name: free text
+""",
+        encoding="utf-8",
+    )
+    assert [one.name for one in load_promptsource(path, "x")] == ["first"]
+    assert [one.name for one in load_promptsource(path, "x", original_only=False)] == ["first", "reversed"]
+
+
+@pytest.mark.parametrize("text", ["templates: [1, 2]", "a: [", "just words"])
+def test_a_broken_promptsource_file_is_named(tmp_path, text):
+    path = tmp_path / "templates.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="dataset 'x'"):
+        load_promptsource(path, "x")
