@@ -22,8 +22,10 @@ from adaptbench.models.backbone import Backbone, load_backbone
 
 torch.set_num_threads(1)
 
-WORDS = """yes no maybe true false the a cat dog sat on mat ran to house is it was question answer premise
-hypothesis given that we can say good bad red blue large small entailed correct""".split()
+WORDS = (
+    "yes no maybe true false the a cat dog sat on mat ran to house is it was question answer premise hypothesis "
+    "given that we can say good bad red blue large small entailed correct"
+)
 ARCHITECTURES = ("t5", "llama", "gpt2", "opt")
 DATA = Path(os.environ.get("ADAPTBENCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -84,7 +86,7 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for architecture in ARCHITECTURES:
         folder = tmp_path_factory.mktemp(architecture)
-        tokenizer = bpe_tokenizer([" ".join(WORDS)] * 4, end_of_sequence=architecture == "t5")
+        tokenizer = bpe_tokenizer([WORDS] * 4, end_of_sequence=architecture == "t5")
         tokenizer.save_pretrained(folder)
         tiny_model(architecture, len(tokenizer)).save_pretrained(folder)
         folders[architecture] = folder

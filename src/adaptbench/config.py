@@ -106,6 +106,8 @@ class Config:
     output: str = MISSING
     keep_adapters: bool = True
     """False deletes what a run would have to store once its size is known."""
+    max_fused: int | None = None
+    """Most runs to train in one pass; None: all seeds of a cell. Fewer where memory is short."""
     progress: bool = True
     cells: list[dict[str, Any]] = field(default_factory=list)
     """Which cells of a sweep's grid belong to it: [{model: [..], method: [..]}, ..]; empty means all."""
@@ -161,6 +163,7 @@ def _check(config: Config) -> None:
         "shots": config.shots,
         "limit": config.limit,
         "eval_batch_size": config.eval_batch_size,
+        "max_fused": config.max_fused,
         "recipe.batch_size": config.recipe.batch_size,
         "model.max_length": config.model.max_length,
         "method.steps": getattr(config.method, "steps", None),

@@ -64,7 +64,7 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
     for _ in records:
         on_run()
     waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
-    for group in _fused_groups(waiting, config.method.fuses):
+    for group in _fused_groups(waiting, config):
         try:
             for record in _run_group(cell, group, store):
                 records[record.run_id] = record
@@ -78,11 +78,10 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
     return [records[one] for one in cell.run_ids if one in records]
 
 
-def _fused_groups(runs: list[int], fuses: bool) -> list[list[int]]:
-    """Runs that share a pass: all of them, or each alone."""
-    if not runs:
-        return []
-    return [runs] if fuses else [[run] for run in runs]
+def _fused_groups(runs: list[int], config: Config) -> list[list[int]]:
+    """Runs that share a pass: as many as allowed, or each alone where the method cannot fuse."""
+    size = (config.max_fused or len(runs) or 1) if config.method.fuses else 1
+    return [runs[start : start + size] for start in range(0, len(runs), size)]
 
 
 def _run_group(cell: Cell, group: list[int], store: RunStore) -> Iterator[RunRecord]:

@@ -23,7 +23,14 @@ def write(path, rows):
 def config(tmp_path, **changes):
     train = write(tmp_path / "train.jsonl", ROWS)
     evaluation = write(tmp_path / "eval.jsonl", ROWS[:5])
-    known = dict(name="mine", source="files", train=train, evaluation=evaluation, shots=4, templates=TEMPLATES)
+    known = {
+        "name": "mine",
+        "source": "files",
+        "train": train,
+        "evaluation": evaluation,
+        "shots": 4,
+        "templates": TEMPLATES,
+    }
     return DatasetConfig(**{**known, **changes})
 
 
@@ -41,7 +48,7 @@ def test_jsonl_csv_tsv_and_parquet_give_the_same_task(tmp_path):
 def test_columns_and_labels_are_mapped(tmp_path):
     rows = [{"sentence": "a", "gold": "neg"}, {"sentence": "b", "gold": "pos"}]
     path = write(tmp_path / "other.jsonl", rows)
-    mapping = dict(columns={"text": "sentence", "label": "gold"}, labels={"neg": 0, "pos": 1})
+    mapping = {"columns": {"text": "sentence", "label": "gold"}, "labels": {"neg": 0, "pos": 1}}
     task = load_task(config(tmp_path, evaluation=path, train=path, **mapping))
     assert [(e.fields["text"], e.label) for e in task.evaluation] == [("a", 0), ("b", 1)]
 
@@ -49,78 +56,78 @@ def test_columns_and_labels_are_mapped(tmp_path):
 def bad_json(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "a", "label": 0}\n{"text": \n', encoding="utf-8")
-    return dict(evaluation=str(path)), "line 2: not JSON"
+    return {"evaluation": str(path)}, "line 2: not JSON"
 
 
 def not_an_object(tmp_path):
     path = tmp_path / "list.jsonl"
     path.write_text("[1, 2]\n", encoding="utf-8")
-    return dict(evaluation=str(path)), "line 1: expected an object"
+    return {"evaluation": str(path)}, "line 1: expected an object"
 
 
 def not_utf8(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes('{"text": "caf\xe9", "label": 0}\n'.encode("latin-1"))
-    return dict(evaluation=str(path)), "not UTF-8"
+    return {"evaluation": str(path)}, "not UTF-8"
 
 
 def missing_file(tmp_path):
-    return dict(evaluation=str(tmp_path / "nowhere.jsonl")), "no such file"
+    return {"evaluation": str(tmp_path / "nowhere.jsonl")}, "no such file"
 
 
 def missing_column(tmp_path):
-    return dict(columns={"text": "sentence"}), "no column 'sentence'"
+    return {"columns": {"text": "sentence"}}, "no column 'sentence'"
 
 
 def missing_label(tmp_path):
-    return dict(evaluation=write(tmp_path / "unlabelled.jsonl", [{"text": "a"}])), "no column 'label'"
+    return {"evaluation": write(tmp_path / "unlabelled.jsonl", [{"text": "a"}])}, "no column 'label'"
 
 
 def unknown_label(tmp_path):
     rows = [{"text": "a", "label": "perhaps"}]
-    return dict(evaluation=write(tmp_path / "odd.jsonl", rows), labels={"yes": 1}), "label 'perhaps': expected yes"
+    return {"evaluation": write(tmp_path / "odd.jsonl", rows), "labels": {"yes": 1}}, "label 'perhaps': expected yes"
 
 
 def boolean_label(tmp_path):
-    return dict(evaluation=write(tmp_path / "bool.jsonl", [{"text": "a", "label": True}])), "expected an integer"
+    return {"evaluation": write(tmp_path / "bool.jsonl", [{"text": "a", "label": True}])}, "expected an integer"
 
 
 def empty_file(tmp_path):
-    return dict(evaluation=write(tmp_path / "empty.jsonl", [])), "has no rows"
+    return {"evaluation": write(tmp_path / "empty.jsonl", [])}, "has no rows"
 
 
 def empty_csv(tmp_path):
     (tmp_path / "empty.csv").write_text("")
-    return dict(evaluation=str(tmp_path / "empty.csv")), "cannot read"
+    return {"evaluation": str(tmp_path / "empty.csv")}, "cannot read"
 
 
 def unknown_suffix(tmp_path):
     (tmp_path / "rows.xls").write_text("x")
-    return dict(evaluation=str(tmp_path / "rows.xls")), "expected .jsonl"
+    return {"evaluation": str(tmp_path / "rows.xls")}, "expected .jsonl"
 
 
 def no_evaluation(tmp_path):
-    return dict(evaluation=None), "'evaluation' must name a file"
+    return {"evaluation": None}, "'evaluation' must name a file"
 
 
 def no_templates(tmp_path):
-    return dict(templates={}), "no templates"
+    return {"templates": {}}, "no templates"
 
 
 def no_shots(tmp_path):
-    return dict(shots=None), "'shots' must be given"
+    return {"shots": None}, "'shots' must be given"
 
 
 def unknown_source(tmp_path):
-    return dict(source="ftp"), "expected microworld, files or hub"
+    return {"source": "ftp"}, "expected microworld, files or hub"
 
 
 def unknown_micro_task(tmp_path):
-    return dict(source="microworld", name="micro_nothing"), "not a task of the embedded world"
+    return {"source": "microworld", "name": "micro_nothing"}, "not a task of the embedded world"
 
 
 def no_draws(tmp_path):
-    return dict(draws=str(tmp_path / "{seed}_seed.jsonl")), "no few-shot draw matches"
+    return {"draws": str(tmp_path / "{seed}_seed.jsonl")}, "no few-shot draw matches"
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,9 @@ def test_wandb_gets_one_offline_run_per_record(call, tmp_path, monkeypatch):
     folders = sorted((tmp_path / "outputs/default/wandb").glob("offline-run-*"))
     ids = {folder.name.rsplit("-", 1)[1] for folder in folders}
     assert ids == set(records(tmp_path / "outputs/default"))
+
+
+def test_fewer_runs_may_share_a_pass(call, tmp_path):
+    assert call("method=ia3", *SMALL, "seeds=[0,1,2]", "max_fused=2", "limit=4") == 0
+    fused = sorted(one["provenance.fused_with"] for one in records(tmp_path / "outputs/default").values())
+    assert fused == [[0, 1], [0, 1], [2]]

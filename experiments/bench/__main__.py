@@ -1,0 +1,132 @@
+"""Speed, side by side in one process: `make bench`, or `python -m experiments.bench --help`.
+
+Every comparison runs both sides in turn, several times, and reports the ratio of each pair: ratios hold where a
+machine's speed drifts. The outputs of both sides are checked to agree before anything is timed.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from adaptbench import provenance
+from adaptbench.config import DatasetConfig, RecipeConfig
+from adaptbench.data.batching import collate, encode
+from adaptbench.data.example import TaskData
+from adaptbench.data.fewshot import draw
+from adaptbench.data.sources import load_task
+from adaptbench.methods import METHODS
+from adaptbench.methods.base import TrainedMethod
+from adaptbench.models.backbone import Backbone, load_backbone
+from adaptbench.record import now
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.training.stream import evaluation_prompts
+
+SEEDS = (42, 1024, 0, 1, 32)
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways to the same result."""
+
+    name: str
+    ours: Callable[[], object]
+    other: Callable[[], object]
+    other_is: str
+
+
+def fused_against_separate(backbone: Backbone, task: TaskData, kind: str, steps: int) -> Comparison:
+    """Five seeds in one pass against the same five one after the other."""
+    method = METHODS[kind](name=kind)
+    assert isinstance(method, TrainedMethod)
+    method = replace(method, steps=steps)
+    recipe = RecipeConfig(name="bench")
+    few_shot_sets = [draw(task, seed) for seed in SEEDS]
+
+    def fused() -> object:
+        return method.adapt(backbone, task, few_shot_sets, recipe)
+
+    def separate() -> object:
+        return [method.adapt(backbone, task, [few_shot], recipe) for few_shot in few_shot_sets]
+
+    together, alone = fused(), separate()
+    for run, one in enumerate(alone):  # type: ignore[arg-type,var-annotated]
+        for name, value in one.delta.state_of(0).items():
+            difference = (together.delta.state_of(run)[name] - value).abs().max()  # type: ignore[attr-defined]
+            assert difference < 1e-3 * value.abs().max().clamp(min=1e-6), (kind, name, difference)
+    return Comparison(f"train_{len(SEEDS)}_seeds_{kind}", fused, separate, "one seed after the other")
+
+
+def packed_against_single(backbone: Backbone, task: TaskData) -> Comparison:
+    """All choices of a prompt in one pass against a pass per choice."""
+    rows = [encode(backbone, prompt) for prompt in evaluation_prompts(task, "random")[:64]]
+    single = [replace(row, choices=(choice,)) for row in rows for choice in row.choices]
+    packed_batch, single_batch = collate(rows, backbone.pad_id), collate(single, backbone.pad_id)
+
+    @torch.inference_mode()
+    def packed() -> torch.Tensor:
+        return token_log_probabilities(backbone, packed_batch)
+
+    @torch.inference_mode()
+    def alone() -> torch.Tensor:
+        return token_log_probabilities(backbone, single_batch)
+
+    assert torch.allclose(packed()[packed_batch.target_mask], alone()[single_batch.target_mask], atol=1e-4)
+    return Comparison(f"score_choices_{backbone.name}_{task.name}", packed, alone, "a pass for each choice")
+
+
+def measure(comparison: Comparison, pairs: int) -> dict[str, object]:
+    """Both sides in turn, `pairs` times, and the ratio other/ours of each pair: above 1, ours is faster."""
+    seconds: dict[str, list[float]] = {"ours": [], "other": []}
+    for _ in range(pairs):
+        for side, run in (("ours", comparison.ours), ("other", comparison.other)):
+            begun = time.perf_counter()
+            run()
+            seconds[side].append(time.perf_counter() - begun)
+    ratios = [other / ours for ours, other in zip(seconds["ours"], seconds["other"], strict=True)]
+    result = {
+        "name": comparison.name,
+        "against": comparison.other_is,
+        "speedup": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "seconds": {side: statistics.median(values) for side, values in seconds.items()},
+        "pairs": pairs,
+    }
+    print(
+        f"{comparison.name:40s} {statistics.median(ratios):5.2f}x ({min(ratios):.2f} to {max(ratios):.2f})", flush=True
+    )
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5, help="how often each pair is timed (default 5)")
+    parser.add_argument("--steps", type=int, default=30, help="training steps of one timing (default 30)")
+    parser.add_argument("--name", default="cpu", help="result file: experiments/bench/results/<name>.json")
+    arguments = parser.parse_args()
+    t5 = load_backbone("micro_t0", "microworld:micro_t0")
+    rte = load_task(DatasetConfig(name="micro_rte", source="microworld"))
+    hswag = load_task(DatasetConfig(name="micro_hswag", source="microworld"))
+    comparisons = [
+        fused_against_separate(t5, rte, kind, arguments.steps) for kind in ("ia3", "lora", "adapter", "prefix")
+    ]
+    comparisons += [packed_against_single(t5, hswag)]
+    comparisons += [packed_against_single(load_backbone("micro_gpt", "microworld:micro_gpt"), hswag)]
+    results = [measure(comparison, arguments.pairs) for comparison in comparisons]
+    RESULTS.mkdir(exist_ok=True)
+    origin = {
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "git": provenance.git(),
+        "at": now(),
+    }
+    (RESULTS / f"{arguments.name}.json").write_text(json.dumps({"results": results, **origin}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
