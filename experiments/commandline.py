@@ -22,6 +22,14 @@ def program_arguments(arguments: list[str]) -> list[str]:
     return multirun + [one.removeprefix("+") if one.startswith("+experiment=") else one for one in rest]
 
 
+def take_option(arguments: list[str], name: str, known: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Take `name=value` out of the arguments; the first of `known` is the default."""
+    values = [one.partition("=")[2] for one in arguments if one.startswith(f"{name}=")] or [known[0]]
+    if values[-1] not in known:
+        raise InputError(f"{name}={values[-1]!r}: expected one of {', '.join(known)}")
+    return values[-1], [one for one in arguments if not one.startswith(f"{name}=")]
+
+
 @contextmanager
 def one_clear_line() -> Iterator[None]:
     """Turn what is wrong with the input into one line on standard error and exit code 2."""

@@ -1,6 +1,7 @@
 """The frozen base model with its tokenizer, loaded once per process however many cells follow."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -92,6 +93,13 @@ def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     with torch.device("meta"):
         model = auto.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=IMPLEMENTATION)
     return model.requires_grad_(False).eval()
+
+
+def meta_backbone(name: str, path: str, dtype: str = "float32", shape: Mapping[str, Any] | None = None) -> Backbone:
+    """A backbone without storage or tokenizer: from a published shape, else from the configuration at `path`."""
+    config = AutoConfig.for_model(**shape) if shape else load_config(path)
+    model = from_config(config, getattr(torch, dtype))
+    return Backbone(name, model, None, anatomy_of(model), torch.device("meta"), getattr(torch, dtype), NO_LIMIT)
 
 
 def load_config(path: str) -> Any:
