@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from adaptbench.methods import Adaptation
 from adaptbench.models.backbone import load_backbone
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.scoring.evaluate import encode_for, evaluate
-from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, table
+from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, not_finite, table
 from adaptbench.tracking import tracker
 from adaptbench.training.stream import evaluation_prompts
 
@@ -60,19 +60,15 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
     """
     cell = prepare_cell(config)
     store = RunStore(Path(config.output))
+    track = tracker(config.tracking, store.root)
     records = {one: record for one in cell.run_ids if (record := store.load(one)) is not None}
     for _ in records:
         on_run()
     waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
     for group in _fused_groups(waiting, config):
-        try:
-            for record in _run_group(cell, group, store):
-                records[record.run_id] = record
-        except InputError:
-            raise
-        except Exception as error:  # recorded, counted, tried again next time; other runs go on
-            for run in group:
-                store.write_failure(cell.run_ids[run], _identity(cell, run), error)
+        for record in _attempt(cell, group, store):
+            records[record.run_id] = record
+            track.log(record)
         for _ in group:
             on_run()
     return [records[one] for one in cell.run_ids if one in records]
@@ -84,14 +80,25 @@ def _fused_groups(runs: list[int], config: Config) -> list[list[int]]:
     return [runs[start : start + size] for start in range(0, len(runs), size)]
 
 
-def _run_group(cell: Cell, group: list[int], store: RunStore) -> Iterator[RunRecord]:
+def _attempt(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
+    """Run a group. What goes wrong is recorded, counted, and tried again next time; other groups go on."""
+    try:
+        return _run_group(cell, group, store)
+    except InputError:
+        raise
+    except Exception as error:
+        for run in group:
+            store.write_failure(cell.run_ids[run], _identity(cell, run), error)
+        return []
+
+
+def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
     """Adapt, evaluate, bill and record some runs in one pass."""
-    config, started = cell.config, now()
-    model = config.model
+    config, model, started = cell.config, cell.config.model, now()
     backbone = load_backbone(model.name, model.path, model.dtype, model.max_length, config.device)
+    few_shot_sets = [cell.few_shot_sets[run] for run in group]
 
     begun = time.perf_counter()
-    few_shot_sets = [cell.few_shot_sets[run] for run in group]
     adaptation = config.method.adapt(
         backbone, cell.task, few_shot_sets, config.recipe, config.template, config.progress
     )
@@ -99,30 +106,27 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> Iterator[RunRec
     scores = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress)
     evaluated = time.perf_counter()
 
-    ledger = ledger_for(config.method, backbone, config.recipe)
-    seconds = {
+    shared = {
         "seconds.adapt": (adapted - begun) / len(group),
         "seconds.predict": (evaluated - adapted) / len(group) / len(cell.prompts),
+        "provenance.started": started,
+        "provenance.fused_with": [config.seeds[run] for run in group],
     }
-    finished = []
+    ledger = ledger_for(config.method, backbone, config.recipe)
+    records = []
     for index, run in enumerate(group):
-        if index in adaptation.log.failures:
-            reason = adaptation.log.failures[index]
-            store.write_failure(cell.run_ids[run], _identity(cell, run), reason)
+        failure = adaptation.log.failures.get(index) or not_finite(scores[index])
+        if failure:
+            store.write_failure(cell.run_ids[run], _identity(cell, run), failure)
             continue
         bill = ledger.bill(adaptation, index, encode_for(adaptation, cell.prompts, index))
-        size = _store_adapter(cell, adaptation, index, run, store)
+        values = _record(cell, run, adaptation, index, scores[index], bill)
+        values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)
         store.write_predictions(cell.run_ids[run], table(scores[index]))
-        record = _record(cell, run, adaptation, index, scores[index], bill)
-        fused = [cell.config.seeds[other] for other in group]
-        extra = {"provenance.started": started, "provenance.finished": now(), "provenance.fused_with": fused}
-        finished.append(RunRecord({**record, "storage.bytes": size, **seconds, **extra}))
-    track = tracker(config.tracking, store.root)
-    for done in finished:
-        store.write(done)
-    for done in finished:
-        track.log(done)
-    yield from finished
+        records.append(RunRecord({**values, **shared, "provenance.finished": now()}))
+    for record in records:  # last and together: a record says that its whole run is on disk
+        store.write(record)
+    return records
 
 
 def _identity(cell: Cell, run: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from adaptbench.record import KEYS
 from adaptbench.scoring.metrics import LENGTHS
@@ -149,3 +151,15 @@ def test_fewer_runs_may_share_a_pass(call, tmp_path):
     assert call("method=ia3", *SMALL, "seeds=[0,1,2]", "max_fused=2", "limit=4") == 0
     fused = sorted(one["provenance.fused_with"] for one in records(tmp_path / "outputs/default").values())
     assert fused == [[0, 1], [0, 1], [2]]
+
+
+@pytest.mark.parametrize("method", ["ia3", "lora", "adapter", "prefix", "bitfit", "full_ft"])
+def test_a_bfloat16_base_trains_a_float32_delta(call, tmp_path, method):
+    """Deltas and optimizer statistics stay in float32 over a half-precision base."""
+    steps = f"recipe.training.{method}.steps=4"
+    assert call(f"method={method}", "model.dtype=bfloat16", steps, *SMALL, "limit=8", "seeds=[0]") == 0
+    ((run_id, one),) = records(tmp_path / "outputs/default").items()
+    assert one["provenance.dtype"] == "bfloat16"
+    (file,) = (tmp_path / "outputs/default/adapters" / run_id).glob("*.safetensors")
+    dtypes = {tensor.dtype for tensor in load_file(file).values()}
+    assert dtypes == {torch.bfloat16 if method == "full_ft" else torch.float32}

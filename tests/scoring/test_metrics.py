@@ -3,7 +3,7 @@
 import pytest
 
 from adaptbench.data.templates import Prompt
-from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, predict, table
+from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, not_finite, predict, table
 
 PROMPT = Prompt("1", "t", "question", ("no", "naïve yes", "z"), 1)
 SCORES = ChoiceScores(PROMPT, (-3.0, -6.0, -2.0), (1, 4, 1))
@@ -30,3 +30,9 @@ def test_the_table_keeps_what_any_normalisation_needs():
 def test_chance_is_the_mean_over_items():
     two = Prompt("2", "t", "question", ("a", "b"), 0)
     assert chance([PROMPT, two]) == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+def test_scores_that_are_not_numbers_are_reported():
+    broken = ChoiceScores(PROMPT, (-3.0, float("nan"), -2.0), (1, 4, 1))
+    assert not_finite([SCORES]) is None
+    assert "1 items, first '1'" in (not_finite([SCORES, broken]) or "")

@@ -58,6 +58,12 @@ def accuracy(scores: list[ChoiceScores], norm: str = "token") -> float:
     return float(np.mean([predict(score, norm) == score.prompt.label for score in scores]))
 
 
+def not_finite(scores: list[ChoiceScores]) -> str | None:
+    """Why these scores cannot be trusted, if so: an argmax over NaN would quietly answer with the first choice."""
+    broken = [score.prompt.uid for score in scores if not np.isfinite(score.log_likelihoods).all()]
+    return f"log-likelihoods are not finite for {len(broken)} items, first {broken[0]!r}" if broken else None
+
+
 def chance(prompts: list[Prompt]) -> float:
     """Expected accuracy of guessing uniformly among each item's choices."""
     return float(np.mean([1 / len(prompt.choices) for prompt in prompts]))
