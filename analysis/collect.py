@@ -1,0 +1,212 @@
+"""From the files of one experiment to data frames: the records, the failures, and who answered which item right.
+
+Reads `records/*.json`, `failures/*.json` and `predictions/*.parquet` and nothing else. A record is one finished run
+(method x model x dataset x seed) with dotted keys; its columns keep those names.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+NORMS = ("token", "none", "character", "byte")  # what a choice's log-likelihood is divided by; the paper's first
+LENGTHS = {"token": "tokens", "character": "characters", "byte": "bytes"}
+
+IDENTITY = ("run_id", "experiment", "method", "model", "dataset", "template", "metric")
+COUNTS = ("schema", "seed", "shots", "n_eval")
+SHARES = ("score", "chance")  # in 0..1
+MEASURES = (  # null where nobody could measure it
+    "params.trainable",
+    "params.total",
+    "flops.adapt.measured",
+    "flops.adapt.paper",
+    "flops.predict.measured",
+    "flops.predict.paper",
+    "memory.adapt.peak_bytes",
+    "memory.predict.peak_bytes",
+    "memory.kv_cache_bytes",
+    "storage.bytes",
+    "seconds.adapt",
+    "seconds.predict",
+)
+PREDICTION_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
+FAILURE_COLUMNS = ("run_id", "method", "model", "dataset", "seed", "error", "traceback", "time")
+
+
+class ReportError(Exception):
+    """What is wrong with the input and where, in one line."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{path}: expected one JSON object, found {type(content).__name__}")
+    return content
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The record with NaN measures as None; a ReportError naming file, field and value if it is not a record."""
+    required = (*IDENTITY, *COUNTS, *SHARES, *MEASURES)
+    if missing := [key for key in required if key not in record]:
+        raise ReportError(f"{path}: not a record, missing {', '.join(missing)}")
+    for key in IDENTITY:
+        if not isinstance(record[key], str):
+            raise ReportError(f"{path}: {key} is {record[key]!r}, expected text")
+    for key in COUNTS:
+        if not is_number(record[key]) or record[key] != int(record[key]):
+            raise ReportError(f"{path}: {key} is {record[key]!r}, expected a whole number")
+    for key in SHARES:
+        if not is_number(record[key]) or not 0 <= record[key] <= 1:
+            raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number from 0 to 1")
+    for key in MEASURES:
+        if record[key] is not None and not is_number(record[key]):
+            raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number or null")
+        if record[key] is not None and not math.isfinite(record[key]):
+            record[key] = None
+    if record["run_id"] != path.stem:
+        raise ReportError(f"{path}: holds run_id {record['run_id']!r}, expected the file's own name")
+    return record
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every leaf of a nested configuration as (dotted key, JSON text)."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, json.dumps(tree, sort_keys=True, default=str).strip('"')
+
+
+def settings(record: dict[str, Any]) -> dict[str, str]:
+    """What could tell two runs of one method on one model apart."""
+    own = {key: str(record[key]) for key in ("shots", "template")}
+    given = dict(leaves(record.get("provenance.config")))
+    fields = {f"config.{key}": text for key, text in given.items() if key.split(".")[-1] not in own}
+    return own | fields
+
+
+def name_variants(records: list[dict[str, Any]]) -> None:
+    """Sets `variant` in place: "" unless a (method, model) answers the same dataset and seed more than once.
+
+    Then the experiment sweeps a setting (shots, a rank, a learning rate) and each of its values is a row of its own.
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for record in records:
+        record["variant"] = ""
+        groups.setdefault((record["method"], record["model"]), []).append(record)
+    for group in groups.values():
+        swept: dict[str, None] = {}
+        cells: dict[tuple, list[dict[str, str]]] = {}
+        for record in group:
+            cells.setdefault((record["dataset"], record["seed"]), []).append(settings(record))
+        for cell in cells.values():
+            for key in dict.fromkeys(key for given in cell for key in given):
+                if key not in ("config.seed", "config.seeds") and len({given.get(key) for given in cell}) > 1:
+                    swept[key] = None
+        for record in group:
+            given = settings(record)
+            record["variant"] = ", ".join(f"{key.split('.')[-1]}={given.get(key, 'unset')}" for key in swept)
+
+
+def load_records(folder: Path) -> pd.DataFrame:
+    """One row per finished run, sorted by what it is, so that file names and directory order do not matter."""
+    records = [validate(read_json(path), path) for path in sorted((folder / "records").glob("*.json"))]
+    name_variants(records)
+    identity = ["method", "model", "variant", "dataset", "seed", "run_id"]
+    frame = pd.DataFrame(records, columns=list(dict.fromkeys(key for r in records for key in r)) or identity)
+    for key in (*SHARES, *MEASURES):
+        if key in frame:
+            frame[key] = frame[key].astype(float)
+    return frame.sort_values(identity, ignore_index=True)
+
+
+def load_failures(folder: Path, finished: set[str]) -> pd.DataFrame:
+    """One row per run that failed and has no record since."""
+    rows = []
+    for path in sorted((folder / "failures").glob("*.json")):
+        failure = read_json(path)
+        if absent := [key for key in ("run_id", "method", "model", "dataset", "seed", "error") if key not in failure]:
+            raise ReportError(f"{path}: not a failure report, missing {', '.join(absent)}")
+        if failure["run_id"] not in finished:
+            rows.append({key: failure.get(key) for key in FAILURE_COLUMNS})
+    frame = pd.DataFrame(rows, columns=list(FAILURE_COLUMNS))
+    return frame.sort_values(["method", "model", "dataset", "seed"], ignore_index=True)
+
+
+def read_predictions(path: Path) -> pd.DataFrame | None:
+    """One row per item and choice, or None where the run left no predictions."""
+    if not path.is_file():
+        return None
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: not readable as parquet ({str(error).splitlines()[0]})") from error
+    if missing := [name for name in PREDICTION_COLUMNS if name not in frame]:
+        raise ReportError(f"{path}: missing column {', '.join(missing)}")
+    return frame
+
+
+def outcomes(predictions: pd.DataFrame) -> pd.DataFrame:
+    """(N items) x (4 norms): was the choice of highest normalised log-likelihood the label's?
+
+    Indexed by uid in the file's order. An item scored under several templates counts by its share of right answers.
+    """
+    items = predictions.groupby(["uid", "template"], sort=False).ngroup().to_numpy()
+    choice = predictions["choice"].to_numpy(dtype=int)
+    first = np.unique(items, return_index=True)[1]
+    label = predictions["label"].to_numpy(dtype=int)[first]  # (N,)
+    correct = {}
+    for norm in NORMS:
+        score = predictions["log_likelihood"].to_numpy(dtype=float)
+        if norm in LENGTHS:
+            score = score / np.maximum(predictions[LENGTHS[norm]].to_numpy(dtype=float), 1)
+        table = np.full((len(first), choice.max() + 1), -np.inf)  # (N, C); items may have fewer choices than C
+        table[items, choice] = np.where(np.isnan(score), -np.inf, score)
+        correct[norm] = (table.argmax(axis=1) == label).astype(float)
+    uid = predictions["uid"].to_numpy()[first]
+    return pd.DataFrame(correct, index=pd.Index(uid, name="uid")).groupby(level=0, sort=False).mean()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The finished and the failed runs of one folder; predictions are read when first asked for."""
+
+    folder: Path
+    records: pd.DataFrame
+    failures: pd.DataFrame
+    _outcomes: dict[str, pd.DataFrame | None] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def name(self) -> str:
+        return ", ".join(sorted(set(self.records["experiment"]))) or self.folder.name
+
+    def outcomes(self, run_id: str) -> pd.DataFrame | None:
+        if run_id not in self._outcomes:
+            found = read_predictions(self.folder / "predictions" / f"{run_id}.parquet")
+            self._outcomes[run_id] = None if found is None or found.empty else outcomes(found)
+        return self._outcomes[run_id]
+
+
+def load(folder: Path) -> Experiment:
+    """The experiment in `folder`; a ReportError if there is nothing to report on."""
+    if not folder.is_dir():
+        raise ReportError(f"{folder}: no such folder, expected outputs/<experiment> with records/*.json")
+    records = load_records(folder)
+    failures = load_failures(folder, set(records["run_id"]))
+    if records.empty:
+        failed = f" ({len(failures)} failed; the first: {failures['error'].iloc[0]})" if len(failures) else ""
+        raise ReportError(f"{folder}: no finished run in records/*.json{failed}")
+    return Experiment(folder, records, failures)

@@ -1,0 +1,122 @@
+"""Tables, figures and one self-contained page from records: `python -m analysis.report outputs/<experiment>`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from analysis import figures, tables
+from analysis.collect import Experiment, ReportError, load
+from analysis.summary import Summary, summarise
+from analysis.typeset import Best, Table, powers, to_text, write
+from analysis.verdicts import headline
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+READING = {
+    "figure3": "Up and to the left is better: more accuracy for fewer FLOPs per prediction. "
+    "In-context learning pays for its demonstrations in every prediction, tuning once and in advance. "
+    "Markers that would hide each other stand side by side.",
+    "figure2": "Up and to the left is better: more accuracy for fewer updated parameters. "
+    "Faint points are single seeds, bars are 95 % intervals over seeds and items, dashes mark zero-shot, dots chance.",
+}
+
+
+def build(folder: Path) -> tuple[Summary, Path]:
+    """Write tables/, figures/ and report.html of an experiment's folder.
+
+    Raises:
+        ReportError: nothing to report on, or a file that is not what it should be.
+    """
+    summary = summarise(load(folder))
+    built = tables.build_all(summary)
+    for table in built.values():
+        write(table, folder / "tables")
+    drawings = {}
+    for name, panels_of in figures.FIGURES.items():
+        figure, _ = figures.draw(panels_of(summary))
+        figures.write(figure, name, folder / "figures")
+        drawings[name] = figures.inline_svg(figure, name)
+    page = folder / "report.html"
+    page.write_text(render(summary, built, drawings), encoding="utf-8")
+    return summary, page
+
+
+def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) -> str:
+    """The page: everything inside one file, styles and figures included."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["powers"] = powers
+    environment.tests["best"] = lambda cell: isinstance(cell, Best)
+    return environment.get_template("report.html.jinja").render(
+        summary=summary,
+        tables=built,
+        drawings=drawings,
+        reading=READING,
+        headline=headline(summary),
+        facts=facts(summary.experiment),
+        provenance=provenance(summary.experiment.records),
+    )
+
+
+def facts(experiment: Experiment) -> list[tuple[str, str]]:
+    """What was run, in a line or two each."""
+    records = experiment.records
+    seeds = sorted(set(records.loc[records["shots"] > 0, "seed"])) or sorted(set(records["seed"]))
+    return [
+        ("Runs", f"{len(records)} finished, {len(experiment.failures)} failed"),
+        ("Methods", ", ".join(dict.fromkeys(records["method"]))),
+        ("Models", ", ".join(dict.fromkeys(records["model"]))),
+        ("Data sets", ", ".join(dict.fromkeys(records["dataset"]))),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Shots", spread(records.loc[records["shots"] > 0, "shots"])),
+        ("Evaluation items", f"{spread(records['n_eval'])} per data set"),
+    ]
+
+
+def spread(values: pd.Series) -> str:
+    if values.empty:
+        return "none"
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def provenance(records: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Where the numbers come from: every distinct value of each provenance field that is short enough to read."""
+    found = []
+    for field in ("versions", "git", "hardware", "device", "dtype"):
+        values = records.get(f"provenance.{field}", pd.Series(dtype=object))
+        found.append((field, list(dict.fromkeys(described(value) for value in values))))
+    if {"provenance.started", "provenance.finished"} <= set(records):
+        found.append(("time", [f"{records['provenance.started'].min()} to {records['provenance.finished'].max()}"]))
+    return found
+
+
+def described(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="outputs/<experiment>, with records/*.json in it")
+    folder: Path = parser.parse_args(arguments).folder
+    try:
+        summary, page = build(folder)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(to_text(tables.table1(summary)))
+    print(*headline(summary), sep="\n", end="\n\n")
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""The tables of a report, each one function from a summary to a `Table`: numbers for the CSV, words for the reader.
+
+Seconds and peak memory depend on the machine and its load, so they live in `machine` alone: every other table is the
+same wherever and whenever the same records were made.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics as stats
+from analysis.appearance import look
+from analysis.collect import NORMS
+from analysis.summary import Arm, Summary
+from analysis.typeset import (
+    ABSENT,
+    Best,
+    Panel,
+    Table,
+    count,
+    interval,
+    percent,
+    power,
+    seconds,
+    signed,
+    significant,
+    size,
+)
+
+PAPER = "arXiv 2205.05638"
+
+
+@lru_cache(maxsize=1)
+def published() -> pd.DataFrame:
+    """Every number of the paper's tables; see published/README for its columns."""
+    return pd.read_csv(Path(__file__).parent / "published" / "tfew.csv")
+
+
+def published_table1() -> pd.DataFrame:
+    """One row per method and model, columns flops_inference, flops_training, disk, accuracy (percent)."""
+    rows = published().query("table == 'table1'")
+    wide = rows.pivot(index=["method", "model"], columns="metric", values="value")
+    return wide.reindex(pd.MultiIndex.from_frame(rows[["method", "model"]].drop_duplicates())).reset_index()
+
+
+def published_table4() -> pd.DataFrame:
+    """One row per method of T0-3B: the mean of the printed datasets' accuracy (percent), and the share updated.
+
+    The share is of the printed size of full fine-tuning, so that it is 100 % there.
+    """
+    rows = published().query("table == 'table4'")
+    accuracy = rows.query("metric == 'accuracy' and dataset != 'average'").groupby("method", sort=False)["value"].mean()
+    updated = rows.query("metric == 'params_updated'").set_index("method")["value"]
+    frame = pd.DataFrame({"accuracy": accuracy, "params_updated": updated.reindex(accuracy.index)})
+    frame["percent_updated"] = 100 * frame["params_updated"] / updated["full_ft"]
+    return frame.reset_index()
+
+
+def short(method: str, model: str, others: list[str]) -> str:
+    """A published row's name as the paper's figure has it."""
+    return (
+        look(method).label if others.count(method) == 1 and method != "zero_shot" else f"{look(method).label} {model}"
+    )
+
+
+def best_of(arms: list[Arm]) -> float:
+    """The highest average among arms that ran on every dataset; they alone can be compared by it."""
+    return max((arm.accuracy or 0.0 for arm in arms if arm.covers_all), default=np.inf)
+
+
+def average_text(arm: Arm) -> str:
+    partial = f" ({len(arm.cells)}/{len(arm.finished)} datasets)" if not arm.covers_all and arm.cells else ""
+    return percent(arm.accuracy) + partial
+
+
+def table1(summary: Summary) -> Table:
+    """Method, inference FLOPs, training FLOPs, disk, accuracy: the paper's Table 1, then the paper's own numbers."""
+    best, rows, numbers = best_of(summary.arms), [], []
+    for arm in summary.arms:
+        spent = {
+            f"{short}_{source}": arm.typical(f"flops.{phase}.{source}")
+            for short, phase in (("flops_inference", "predict"), ("flops_training", "adapt"))
+            for source in ("measured", "paper")
+        }
+        disk, text = arm.typical("storage.bytes"), average_text(arm)
+        text = Best(text) if arm.covers_all and arm.accuracy == best else text
+        rows.append([arm.name, arm.model, *map(power, spent.values()), size(disk), text, interval(arm.interval)])
+        low, high = arm.interval or (None, None)
+        own = {"source": "measured here", "method": arm.method, "model": arm.model, "variant": arm.variant}
+        quality = {"accuracy": arm.accuracy, "ci_low": low, "ci_high": high, "chance": summary.mean_chance}
+        numbers.append({**own, **spent, "disk_bytes": disk, **quality, "datasets": len(arm.cells)})
+    theirs = []
+    for row in published_table1().itertuples():
+        costs = [ABSENT, power(row.flops_inference), ABSENT, power(row.flops_training), size(row.disk)]
+        theirs.append([look(row.method).label, row.model, *costs, f"{row.accuracy:.1f}", ABSENT])
+        own = {"source": PAPER, "method": row.method, "model": row.model, "variant": ""}
+        spent = {"flops_inference_paper": row.flops_inference, "flops_training_paper": row.flops_training}
+        numbers.append({**own, **spent, "disk_bytes": row.disk, "accuracy": row.accuracy / 100, "datasets": 11})
+    names = [("", "Method"), ("", "Model")]
+    names += [("Inference FLOPs/example", kind) for kind in ("measured", "formula")]
+    names += [("Training FLOPs", kind) for kind in ("measured", "formula")]
+    names += [("", "Disk"), ("Accuracy, %", "average"), ("Accuracy, %", "95 % interval")]
+    chance = ", ".join(f"{name} {percent(summary.chance.get(name))}" for name in summary.datasets)
+    notes = [
+        f"Accuracy: mean over {len(summary.chance)} datasets of the median over seeds, with a hierarchical-bootstrap "
+        f"interval over seeds and items. Chance: {percent(summary.mean_chance)} ({chance}).",
+        "measured: counted on the real step; formula: the paper's arithmetic per token.",
+    ]
+    ours, paper = Panel("Measured here", rows), Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)
+    return Table("table1", "Table 1. Accuracy and costs", names, [ours, paper], pd.DataFrame(numbers), 2, notes)
+
+
+def cell_text(arm: Arm, dataset: str) -> str:
+    """median (IQR), with how many of the expected seeds there are if not all."""
+    cell, lost = arm.cells.get(dataset), arm.failed.get(dataset, 0)
+    done, expected = len(cell.seeds) if cell else 0, arm.expected[dataset]
+    state = f"{done}/{expected} seeds" + (f", {lost} failed" if lost else "")
+    if cell is None:
+        return f"— {state}"
+    text = f"{percent(cell.median)} ({percent(cell.iqr)})"
+    return text if done >= expected and not lost else f"{text} {state}"
+
+
+def accuracy(summary: Summary) -> Table:
+    """Median (IQR) over seeds per method and dataset, their average, and chance."""
+    rows, numbers = [], []
+    tops = {
+        name: max((arm.cells[name].median for arm in summary.arms if name in arm.cells), default=np.inf)
+        for name in summary.datasets
+    }
+    best = best_of(summary.arms)
+    for arm in summary.arms:
+        row = [arm.name, arm.model]
+        own = {"method": arm.method, "model": arm.model, "variant": arm.variant}
+        for name in summary.datasets:
+            cell, text = arm.cells.get(name), cell_text(arm, name)
+            row.append(Best(text) if cell and cell.median == tops[name] else text)
+            state = {"seeds": len(cell.seeds) if cell else 0, "expected": arm.expected[name]}
+            state["failed"] = arm.failed.get(name, 0)
+            values = {}
+            if cell:
+                low, high = cell.interval
+                spread = {
+                    "median": cell.median,
+                    "iqr": cell.iqr,
+                    "mean": cell.scores.mean(),
+                    "iqm": stats.iqm(cell.scores),
+                }
+                values = {**spread, "ci_low": low, "ci_high": high, "chance": summary.chance[name]}
+            numbers.append({**own, "dataset": name, **state, **values})
+        text = average_text(arm)
+        rows.append([*row, Best(text) if arm.covers_all and arm.accuracy == best else text])
+    chance = [*(percent(summary.chance.get(name)) for name in summary.datasets), percent(summary.mean_chance)]
+    headings = [
+        name if summary.metrics.get(name, "accuracy") == "accuracy" else f"{name} [{summary.metrics[name]}]"
+        for name in summary.datasets
+    ]
+    columns = [("", "Method"), ("", "Model"), *(("", name) for name in headings), ("", "Average")]
+    panels = [Panel("", rows), Panel("", [["Chance", "", *chance]])]
+    lost = sum(sum(arm.failed.values()) for arm in summary.arms)
+    notes = ["Median (interquartile range) over seeds, in percent. Bold or starred: the highest of its column."]
+    if lost:
+        notes.append(f"{lost} runs failed and are not in the numbers; their cells say so.")
+    return Table("accuracy", "Accuracy per dataset", columns, panels, pd.DataFrame(numbers), 2, notes)
+
+
+def costs(summary: Summary) -> Table:
+    """What each method trains, computes and stores: counted, so the same on every machine."""
+    measures = {
+        "trainable": "params.trainable",
+        "flops_adapt_measured": "flops.adapt.measured",
+        "flops_adapt_paper": "flops.adapt.paper",
+        "flops_predict_measured": "flops.predict.measured",
+        "flops_predict_paper": "flops.predict.paper",
+    }
+    rows, numbers = [], []
+    for arm in summary.arms:
+        values: dict[str, float | None] = {name: arm.typical(measure) for name, measure in measures.items()}
+        values["percent_updated"] = arm.percent_updated
+        values["kv_cache_bytes"] = arm.highest("memory.kv_cache_bytes")
+        values["storage_bytes"] = arm.typical("storage.bytes")
+        updated = arm.percent_updated
+        row = [
+            arm.name,
+            arm.model,
+            count(values["trainable"]),
+            ABSENT if updated is None else f"{significant(updated)} %",
+        ]
+        row += [power(values[name]) for name in list(measures)[1:]]
+        rows.append([*row, size(values["kv_cache_bytes"]), size(values["storage_bytes"])])
+        numbers.append({"method": arm.method, "model": arm.model, "variant": arm.variant, **values})
+    columns = [("", "Method"), ("", "Model"), ("Parameters updated", "number"), ("Parameters updated", "of model")]
+    columns += [("FLOPs to adapt", "measured"), ("FLOPs to adapt", "formula")]
+    columns += [("FLOPs per prediction", "measured"), ("FLOPs per prediction", "formula")]
+    columns += [("", "KV cache"), ("", "Storage")]
+    notes = ["Mean over datasets of the median over seeds; the key/value cache is the largest of any run."]
+    return Table("costs", "Costs, counted", columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
+
+
+def machine(summary: Summary) -> Table:
+    """Peak memory and time: true of the machine the runs were made on."""
+    rows, numbers = [], []
+    for arm in summary.arms:
+        peaks = {f"peak_bytes_{phase}": arm.highest(f"memory.{phase}.peak_bytes") for phase in ("adapt", "predict")}
+        times = {f"seconds_{phase}": arm.typical(f"seconds.{phase}") for phase in ("adapt", "predict")}
+        rows.append([arm.name, arm.model, *map(size, peaks.values()), *map(seconds, times.values())])
+        numbers.append({"method": arm.method, "model": arm.model, "variant": arm.variant, **peaks, **times})
+    columns = [("", "Method"), ("", "Model")]
+    columns += [(group, phase) for group in ("Peak memory to", "Time to") for phase in ("adapt", "predict")]
+    notes = ["Memory: the largest peak of any run. Time: mean over datasets of the median over seeds, per run."]
+    title = "Memory and time on this machine"
+    return Table("machine", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
+
+
+def comparisons(summary: Summary) -> Table:
+    """Every pair of arms on the runs both have."""
+    rows, numbers = [], []
+    for pair in summary.comparisons:
+        verdict = "yes" if pair.told_apart else "no"
+        p_values = [f"{pair.p:.4f}", f"{pair.p_holm:.4f}"]
+        bounds = f"[{signed(pair.low)}, {signed(pair.high)}]"
+        names = [summary.title(pair.first), summary.title(pair.second)]
+        rows.append([*names, signed(pair.difference), bounds, *p_values, verdict, str(pair.runs)])
+        ends = {
+            f"{side}_{key}": value
+            for side, arm in (("first", pair.first), ("second", pair.second))
+            for key, value in zip(("method", "model", "variant"), arm.key, strict=True)
+        }
+        values = {"difference": pair.difference, "ci_low": pair.low, "ci_high": pair.high}
+        scope = {"p": pair.p, "p_holm": pair.p_holm, "datasets": pair.datasets, "runs": pair.runs}
+        numbers.append({**ends, **values, **scope})
+    columns = [
+        ("", "First"),
+        ("", "Second"),
+        ("First − second, points", "mean"),
+        ("First − second, points", "95 % interval"),
+    ]
+    columns += [("p-value", "alone"), ("p-value", "Holm"), ("", "Told apart"), ("", "Paired runs")]
+    notes = [
+        "Difference of mean accuracy on the same datasets, seeds and items; paired hierarchical bootstrap over seeds "
+        "and items. Told apart: below 0.05 after Holm's adjustment over all pairs of this table."
+    ]
+    title = "Paired comparisons"
+    return Table("comparisons", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
+
+
+def normalisation(summary: Summary) -> Table:
+    """Average accuracy had choices been ranked by log-likelihood per token, in all, per character, per byte."""
+    rows, numbers = [], []
+    for arm in summary.arms:
+        medians = np.array([np.median(cell.norms, axis=1) for cell in arm.cells.values()])  # (datasets, norms)
+        values = (
+            [None if np.isnan(v) else float(v) for v in medians.mean(axis=0)] if len(medians) else [None] * len(NORMS)
+        )
+        top = max((value for value in values if value is not None), default=None)
+        cells = [percent(value) for value in values]
+        marked = [Best(c) if v is not None and v == top else c for c, v in zip(cells, values, strict=True)]
+        rows.append([arm.name, arm.model, *marked])
+        own = {"method": arm.method, "model": arm.model, "variant": arm.variant}
+        numbers.append({**own, **dict(zip(NORMS, values, strict=True))})
+    columns = [("", "Method"), ("", "Model"), *(("Log-likelihood per", name) for name in NORMS)]
+    notes = ["Recomputed from the stored scores of every choice; the highest of a row is bold or starred."]
+    title = "Accuracy under other length normalisations"
+    return Table("normalisation", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
+
+
+def failures(summary: Summary) -> Table:
+    """Runs that failed and have no record since."""
+    lost = summary.experiment.failures
+    rows = [
+        [
+            look(row.method).label,
+            row.model,
+            row.dataset,
+            str(row.seed),
+            str(row.error).splitlines()[0] if row.error else "",
+        ]
+        for row in lost.itertuples()
+    ]
+    columns = [("", name) for name in ("Method", "Model", "Dataset", "Seed", "Error")]
+    frame = lost[["run_id", "method", "model", "dataset", "seed", "error"]]
+    notes = () if rows else ("No run failed.",)
+    return Table("failures", "Failed runs", columns, [Panel("", rows)], frame, 5, notes)
+
+
+BUILDERS = (table1, accuracy, costs, machine, comparisons, normalisation, failures)
+
+
+def build_all(summary: Summary) -> dict[str, Table]:
+    return {builder.__name__: builder(summary) for builder in BUILDERS}

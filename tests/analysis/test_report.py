@@ -1,0 +1,198 @@
+"""From records to tables, figures and a page: right numbers, said plainly, the same every time."""
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import figures, report, tables
+from analysis.collect import load, outcomes
+from analysis.summary import summarise
+from analysis.typeset import Best, latex
+from tests.analysis.synthetic import METHODS, predictions, record, write_experiment, write_failure, write_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_experiment(tmp_path_factory.mktemp("made_up"))
+
+
+@pytest.fixture(scope="module")
+def summary(folder):
+    return summarise(load(folder))
+
+
+@pytest.fixture(scope="module")
+def built(folder, tmp_path_factory):
+    """The made-up experiment with its tables, figures and page."""
+    copy = tmp_path_factory.mktemp("built") / "x"
+    shutil.copytree(folder, copy)
+    report.build(copy)
+    return copy
+
+
+def cells(table, panel=0):
+    return {row[0]: list(row) for row in table.panels[panel].rows}
+
+
+def test_accuracy_is_the_mean_over_datasets_of_the_median_over_seeds(folder, summary):
+    frame = load(folder).records
+    expected = frame[frame.method == "ia3"].groupby("dataset").score.median().mean()
+    row = cells(tables.table1(summary))["(IA)³"]
+    assert float(row[7]) == pytest.approx(100 * expected, abs=0.05)
+    low, high = map(float, re.findall(r"[\d.]+", row[8]))
+    assert low < 100 * expected < high
+
+
+def test_the_best_of_a_column_is_marked_and_methods_stand_in_the_papers_order(summary):
+    rows = tables.table1(summary).panels[0].rows
+    names = [row[0] for row in rows]
+    assert names.index("(IA)³") < names.index("Full fine-tuning") < names.index("Zero-shot") < names.index("ICL")
+    best = [row[0] for row in rows if isinstance(row[7], Best)]
+    assert best == [max(rows, key=lambda row: float(row[7]))[0]]
+
+
+def test_published_numbers_are_the_papers(summary):
+    table4 = tables.published_table4().set_index("method")
+    assert table4.accuracy["ia3"] == pytest.approx(64.6, abs=0.05)
+    assert table4.accuracy["full_ft"] == pytest.approx(63.3, abs=0.05)
+    paper = cells(tables.table1(summary), panel=1)
+    assert paper["T-Few"][1:8] == ["T0-11B", "n/a", "1.1e12", "n/a", "2.7e16", "4.2 MB", "72.4"]
+
+
+def test_predictions_are_judged_under_every_normalisation():
+    frame = predictions(np.array([1, 0, 1]))
+    judged = outcomes(frame)
+    assert judged["token"].tolist() == [1, 0, 1]
+    summed = frame.groupby("uid", sort=False).apply(
+        lambda g: g.loc[g.log_likelihood.idxmax(), "choice"] == g.label.iloc[0]
+    )
+    assert judged["none"].tolist() == summed.astype(float).tolist()
+
+
+def test_every_pair_is_compared_and_adjusted(summary):
+    pairs = summary.comparisons
+    assert len(pairs) == len(METHODS) * (len(METHODS) - 1) / 2
+    assert all(pair.p_holm >= pair.p for pair in pairs)
+    by_name = {(pair.first.method, pair.second.method): pair for pair in pairs}
+    assert by_name["ia3", "zero_shot"].told_apart
+    assert by_name["ia3", "zero_shot"].difference == pytest.approx(0.22, abs=0.05)
+
+
+def test_the_report_writes_everything_and_twice_the_same(folder, built, tmp_path, capsys):
+    one, two = built, tmp_path / "two"
+    shutil.copytree(folder, two)
+    assert report.main([str(two)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(tmp_path / "two/report.html")
+    assert printed[0].startswith("Table 1")
+    written = sorted(path.relative_to(one) for path in one.glob("[tf]*/*.*") if "failures/" not in str(path))
+    suffixes = {path.suffix for path in written}
+    assert suffixes == {".csv", ".md", ".tex", ".pdf", ".png"}
+    for path in [*written, "report.html"]:
+        assert (one / path).read_bytes() == (two / path).read_bytes(), path
+
+
+def test_the_page_is_self_contained_and_speaks_from_the_numbers(built, summary):
+    page = (built / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "xlink")), "nothing is loaded from elsewhere"
+    assert "&lt;fast&gt; one" in page, "text from records is escaped"
+    assert page.count("<html") == page.count("</html>") == 1
+    best = max((arm for arm in summary.arms if arm.family == "peft"), key=lambda arm: arm.accuracy)
+    assert f"{100 * best.accuracy:.1f} %" in page
+
+
+def test_headlines_follow_the_data(tmp_path):
+    """With the methods' accuracies swapped the sentence must say the opposite."""
+    from analysis.verdicts import headline
+
+    flipped = {"ia3": METHODS["icl"][0], "icl": METHODS["ia3"][0]}
+    for name, changes in (("as_is", {}), ("flipped", flipped)):
+        original = dict(METHODS)
+        METHODS.update({m: (level, *METHODS[m][1:]) for m, level in changes.items()})
+        try:
+            write_experiment(tmp_path / name, methods=("ia3", "icl"), items=200)
+        finally:
+            METHODS.update(original)
+    said = {name: " ".join(headline(summarise(load(tmp_path / name)))) for name in ("as_is", "flipped")}
+    assert "points below it" in said["as_is"]
+    assert "points above it" in said["flipped"]
+
+
+def test_what_could_not_be_measured_is_said(tmp_path):
+    write_run(tmp_path, record("a", **{"memory.adapt.peak_bytes": None}), np.ones(4))
+    summary = summarise(load(tmp_path))
+    assert any("memory.adapt.peak_bytes could not be measured in 1 of 1 runs" in note for note in summary.notes)
+    assert cells(tables.machine(summary))["(IA)³"][2] == "n/a"
+
+
+def test_failures_and_missing_seeds_are_counted(tmp_path):
+    write_experiment(tmp_path, methods=("ia3", "prefix"), datasets=("micro_wsc", "micro_cb"), seeds=(0, 1))
+    write_failure(tmp_path, "lost")
+    write_failure(tmp_path, "prefix-micro_cb-0", dataset="micro_cb", seed=0)  # has a record since: not a failure
+    summary = summarise(load(tmp_path))
+    row = cells(tables.accuracy(summary))["Prefix tuning"]
+    assert any("2/3 seeds, 1 failed" in cell for cell in row)
+    assert [row[4] for row in tables.failures(summary).panels[0].rows] == ["OutOfMemoryError: 12 GB wanted"]
+
+
+@pytest.mark.parametrize("methods", [("ia3",), ("icl",), ("zero_shot",), ("ia3", "unheard_of")])
+def test_a_little_is_enough_to_report_on(tmp_path, methods):
+    METHODS["unheard_of"] = METHODS["lora"]
+    write_experiment(tmp_path, methods=methods, datasets=("mine",), seeds=(3,))
+    del METHODS["unheard_of"]
+    assert report.main([str(tmp_path)]) == 0
+
+
+def test_labels_do_not_overlap(summary):
+    for panels_of in figures.FIGURES.values():
+        _, boxes = figures.draw(panels_of(summary))
+        for panel in boxes:
+            for i, one in enumerate(panel):
+                for other in panel[i + 1 :]:
+                    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+                    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+                    assert min(width, height) <= 1, "two names cover each other"
+
+
+def test_latex_is_escaped_and_balanced(built):
+    assert latex("a_b & 5 % #1.1e12") == r"a\_b \& 5 \% \#$1.1\times10^{12}$"
+    for path in (built / "tables").glob("*.tex"):
+        text = path.read_text()
+        body = re.sub(r"\\[{}]", "", text)
+        assert body.count("{") == body.count("}"), path
+        assert text.count(r"\begin{") == text.count(r"\end{")
+        assert not re.search(r"(?<!\\)[%#_&](?=\S)", re.sub(r"^%.*$| & ", "", text, flags=re.MULTILINE)), path
+
+
+def test_csv_holds_the_numbers(built):
+    frame = pd.read_csv(built / "tables/table1.csv")
+    ours = frame[frame.source == "measured here"].set_index("method")
+    assert ours.flops_inference_measured["icl"] > 10 * ours.flops_inference_measured["ia3"]
+    assert (frame.source == "arXiv 2205.05638").sum() == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "no finished run"),
+        (lambda folder: write_failure(folder, "x"), "1 failed"),
+        (
+            lambda folder: (write_run(folder, record("a")), (folder / "records/a.json").write_text("{")),
+            "a.json: not readable",
+        ),
+        (lambda folder: write_run(folder, {"run_id": "a"}), "missing"),
+        (lambda folder: write_run(folder, record("a", score=1.5)), "score is 1.5"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, make, says):
+    folder = tmp_path / "outputs"
+    make(folder)
+    assert report.main([str(folder)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert len(error.splitlines()) == 1

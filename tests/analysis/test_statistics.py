@@ -1,0 +1,90 @@
+"""Estimators against values known by hand, and intervals against their promise."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import statistics as stats
+
+SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=9)
+
+
+@given(SHARES)
+def test_median_and_iqr_are_numpys(values):
+    median, iqr = stats.median_iqr(values)
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    assert (median, iqr) == pytest.approx((middle, high - low))
+
+
+def test_interquartile_mean_drops_both_quarters():
+    assert stats.iqm([0, 1, 2, 3, 4, 5, 6, 100]) == pytest.approx((2 + 3 + 4 + 5) / 4)
+
+
+def test_holm_by_hand():
+    """Sorted .01 .02 .03 .04 times 4 3 2 1, then made monotone: .04 .06 .06 .06."""
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert stats.holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
+    adjusted = stats.holm(p_values)
+    assert (adjusted >= np.array(p_values) - 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(p_values, kind="stable")]) >= -1e-12).all()
+
+
+def test_certain_answers_have_no_interval():
+    low, high = stats.hierarchical_bootstrap_ci([np.ones((5, 40)), np.ones((3, 20))])
+    assert (low, high) == (1.0, 1.0)
+
+
+def test_one_seed_gives_the_interval_of_a_proportion():
+    """With one seed only items vary: a binomial proportion of 400 items has a standard error of 2.5 points."""
+    correct = np.zeros((1, 400))
+    correct[0, :200] = 1
+    low, high = stats.hierarchical_bootstrap_ci([correct])
+    assert (low, high) == pytest.approx((0.5 - 0.049, 0.5 + 0.049), abs=0.006)
+
+
+def test_intervals_cover_what_they_promise():
+    """200 simulated experiments of five seeds and 60 items with noise in both: about 95 % cover the truth."""
+    rng = np.random.default_rng(0)
+    truth, covered = 0.7, 0
+    for _ in range(200):
+        level = np.clip(truth + rng.normal(0, 0.05, 5)[:, None], 0, 1)
+        correct = (rng.random((5, 60)) < level).astype(float)
+        low, high = stats.hierarchical_bootstrap_ci([correct], over_seeds=stats.mean_over_seeds, replicates=400)
+        covered += low <= truth <= high
+    assert 0.90 <= covered / 200 <= 1.0
+
+
+def test_paired_differences_cancel_what_both_share():
+    """Two methods that differ on three of 300 items: unpaired noise would drown it, pairing does not."""
+    rng = np.random.default_rng(1)
+    second = (rng.random((5, 300)) < 0.5).astype(float)
+    first = second.copy()
+    wrong = np.flatnonzero(second.max(axis=0) == 0)[:3]
+    first[:, wrong] = 1
+    estimate, low, high, p = stats.paired_difference([first], [second])
+    assert estimate == pytest.approx(0.01)
+    assert 0 <= low < estimate < high < 0.03
+    assert p < 0.2
+    same = stats.paired_difference([second], [second])
+    assert same[:3] == (0.0, 0.0, 0.0)
+    assert same[3] == 1.0
+
+
+def test_no_difference_is_rarely_called_one():
+    rng = np.random.default_rng(2)
+    rejected = 0
+    for _ in range(100):
+        both = [(rng.random((5, 80)) < 0.6).astype(float) for _ in range(2)]
+        rejected += stats.paired_difference([both[0]], [both[1]], replicates=300)[3] < 0.05
+    assert rejected <= 12
+
+
+def test_the_same_records_give_the_same_interval():
+    cell = (np.random.default_rng(3).random((5, 50)) < 0.6).astype(float)
+    assert stats.hierarchical_bootstrap_ci([cell]) == stats.hierarchical_bootstrap_ci([cell])
