@@ -9,14 +9,22 @@ def headline(summary: Summary) -> list[str]:
     tuned = best(summary, "peft")
     rivals = [arm for family in ("icl", "full", "zero_shot") if (arm := best(summary, family)) is not None]
     if tuned is None:
-        leader = max((arm for arm in summary.arms if arm.accuracy is not None), key=lambda arm: arm.accuracy or 0)
-        return [f"{named(summary, leader)} has the highest average accuracy, {accuracy(leader)}."]
-    sentences = [f"The best parameter-efficient method, {named(summary, tuned)}, reaches {accuracy(tuned)}."]
+        top = max((arm for arm in summary.arms if arm.accuracy is not None), key=lambda arm: arm.accuracy or 0)
+        return [f"{summary.title(top)} has the highest average accuracy, {accuracy(top)}."]
+    sentences = [leader(summary, tuned)]
     sentences += [versus(summary, tuned, rival) for rival in rivals]
     icl = best(summary, "icl")
     if icl is not None:
         sentences += costs(tuned, icl)
     return sentences
+
+
+def leader(summary: Summary, tuned: Arm) -> str:
+    """Which method leads its family; that it was picked after the fact is part of the news."""
+    others = sum(arm.family == "peft" for arm in summary.arms)
+    if others == 1:
+        return f"{summary.title(tuned)} reaches {accuracy(tuned)}."
+    return f"Of {others} parameter-efficient methods, {summary.title(tuned)} does best: {accuracy(tuned)}."
 
 
 def best(summary: Summary, family: str) -> Arm | None:
@@ -28,7 +36,7 @@ def best(summary: Summary, family: str) -> Arm | None:
 def versus(summary: Summary, tuned: Arm, rival: Arm) -> str:
     """How a rival stands against the best tuned method, by the paired comparison."""
     pair = summary.compare(rival, tuned)
-    return f"{named(summary, rival)} reaches {accuracy(rival)}" + ("." if pair is None else f", {verdict(pair)}.")
+    return f"{summary.title(rival)} reaches {accuracy(rival)}" + ("." if pair is None else f", {verdict(pair)}.")
 
 
 def verdict(pair: Comparison) -> str:
@@ -61,10 +69,6 @@ def costs(tuned: Arm, icl: Arm) -> list[str]:
 def ratio(mine: float, theirs: float) -> str:
     factor = max(mine, theirs) / min(mine, theirs)
     return f"{factor:.1f} times {'as many' if theirs >= mine else 'fewer'}"
-
-
-def named(summary: Summary, arm: Arm) -> str:
-    return summary.title(arm)
 
 
 def accuracy(arm: Arm) -> str:

@@ -1,0 +1,65 @@
+"""Pre-training from nothing: miniature models, the same ones every time, also after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+def command(output: Path, *overrides: str) -> list[str]:
+    base = [sys.executable, "-m", "experiments.pretrain", "fast=true", f"output={output / 'weights'}"]
+    return [*base, f"checkpoints={output / 'checkpoints'}", "checkpoint_every=5", *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def hashes(output: Path) -> dict[str, str]:
+    return {p.parent.name: json.loads(p.read_text())["sha256"] for p in (output / "weights").glob("*/provenance.json")}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("straight")
+    subprocess.run(command(output), cwd=ROOT, env=environment(), check=True, capture_output=True)
+    return output
+
+
+def test_both_models_are_trained_and_saved_and_nothing_else_is_left(straight):
+    assert set(hashes(straight)) == {"micro_t0", "micro_gpt"}
+    assert not list((straight / "checkpoints").iterdir())
+    for name in ("micro_t0", "micro_gpt"):
+        assert {"model.safetensors", "config.json", "tokenizer.json"} <= {
+            p.name for p in (straight / "weights" / name).iterdir()
+        }
+
+
+def test_a_killed_run_continues_to_the_very_same_model(straight, tmp_path):
+    call = command(tmp_path, "models=[micro_gpt]")
+    killed = subprocess.Popen(call, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoints" / "micro_gpt.pt").exists() and killed.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "weights").exists(), "it was killed before it finished"
+    subprocess.run(call, cwd=ROOT, env=environment(), check=True, capture_output=True)
+    assert hashes(tmp_path)["micro_gpt"] == hashes(straight)["micro_gpt"]
+
+
+def test_an_unknown_model_is_named(tmp_path):
+    done = subprocess.run(
+        command(tmp_path, "models=[micro_bert]"), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "micro_bert" in done.stderr
