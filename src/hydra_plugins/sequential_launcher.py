@@ -1,17 +1,19 @@
-"""Hydra launcher for sweeps in one process: the model is loaded once, and bad input is found before anything runs.
+"""Hydra plugins for sweeps in one process: the model is loaded once, and bad input is found before anything runs.
 
-Hydra's own launcher knows neither which cells of a grid belong to an experiment nor how much work is left.
-(The package's name is Hydra's: it only accepts plugins from here.)
+Hydra's own launcher knows neither which cells of a grid belong to an experiment nor how much work is left, and its
+sweeper composes every cell once more than needed. (The package's name is Hydra's: it accepts plugins from here only.)
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
-from omegaconf import open_dict
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass
@@ -19,39 +21,83 @@ class SequentialLauncherConfig:
     _target_: str = "hydra_plugins.sequential_launcher.SequentialLauncher"
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="sequential", node=SequentialLauncherConfig, provider="adaptbench"
-)
+@dataclass
+class GridSweeperConfig:
+    _target_: str = "hydra_plugins.sequential_launcher.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+_store = ConfigStore.instance()
+_store.store(group="hydra/launcher", name="sequential", node=SequentialLauncherConfig, provider="adaptbench")
+_store.store(group="hydra/sweeper", name="grid", node=GridSweeperConfig, provider="adaptbench")
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's grid, without composing every cell to see whether it can be: a launcher that checks does that."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        if not isinstance(self.launcher, SequentialLauncher):
+            super().validate_batch_is_legal(batch)
 
 
 class SequentialLauncher(BasicLauncher):
-    """Checks all cells of a sweep, drops those outside the experiment, then runs the rest one after the other."""
+    """Drops the cells outside the experiment, checks all others, then runs them one after the other."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from adaptbench.config import Config, resolve
+        from adaptbench.config import resolve
         from adaptbench.runner import prepare_cell
         from experiments.progress import sweep_progress
 
         assert self.hydra_context is not None
         assert self.config is not None
-        wanted: list[tuple[Sequence[str], Config]] = []
-        for overrides in job_overrides:
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(composed):
-                del composed["hydra"]
-            config = resolve(composed)
-            if belongs(config):
-                prepare_cell(config)
-                wanted.append((overrides, config))
-        runs = sum(len(config.seeds) for _, config in wanted)
-        show = all(config.progress for _, config in wanted)
+        assert self.task_function is not None
+        setup_globals()
+        entries: Any = OmegaConf.to_object(self.config.cells)
+        wanted = [overrides for overrides in job_overrides if belongs(overrides, entries)]
+        composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(wanted)]
+        runs, show = 0, True
+        for cell in composed:
+            config = resolve(without_hydra(cell))
+            prepare_cell(config)
+            runs, show = runs + len(config.seeds), show and config.progress
+        results = []
         with sweep_progress(runs, show):
-            return super().launch([overrides for overrides, _ in wanted], initial_job_idx)
+            for cell in composed:
+                results.append(
+                    run_job(
+                        hydra_context=self.hydra_context,
+                        task_function=self.task_function,
+                        config=cell,
+                        job_dir_key="hydra.sweep.dir",
+                        job_subdir_key="hydra.sweep.subdir",
+                    )
+                )
+        return results
+
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+        return composed
 
 
-def belongs(config: Any) -> bool:
-    """Whether a cell of the grid is part of its experiment: it matches one entry of `cells`, or there is none."""
-    names = {"method": config.method.name, "model": config.model.name, "dataset": config.dataset.name}
-    return not config.cells or any(
-        all(names[group] in allowed for group, allowed in entry.items()) for entry in config.cells
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """What the task function will see."""
+    config = copy.deepcopy(composed)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def belongs(overrides: Sequence[str], entries: Sequence[dict[str, Any]]) -> bool:
+    """Whether a cell of the grid is part of its experiment: it matches one entry of `cells`, or there is none.
+
+    Only what the sweep varies can be outside: a group the overrides do not name matches every entry.
+    """
+    chosen = dict(one.split("=", 1) for one in overrides if "=" in one)
+    return not entries or any(
+        all(chosen.get(group, allowed[0]) in allowed for group, allowed in entry.items()) for entry in entries
     )

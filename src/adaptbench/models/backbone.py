@@ -16,6 +16,7 @@ from adaptbench.models.anatomy import Anatomy, anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
+SMALL = 10_000_000  # parameters
 NO_LIMIT = 10**9  # tokenizers report absurd numbers where a model has no limit of its own
 
 
@@ -76,6 +77,8 @@ def load_backbone(
         raise _cannot_load(path, error) from error
     target = torch.device(pick_device(device))
     model.requires_grad_(False).eval().to(target)
+    if target.type == "cpu" and model.num_parameters() < SMALL:
+        torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return Backbone(
         name,
         model,
