@@ -80,20 +80,21 @@ def gpt_model(size: DictConfig) -> PreTrainedModel:
         )
     )
     model.set_attn_implementation("eager")
-    look_back(model, size.head_dim)
+    for layer in model.model.layers[:-1]:
+        look_back(layer.self_attn, size.head_dim)
+    model.model.embed_tokens.weight.data[:, 0] = 0.25  # the constant that these heads read
     return model
 
 
 @torch.no_grad()
-def look_back(model: LlamaForCausalLM, width: int, sharpness: float = 1.8) -> None:
-    """Start the first head of the first layer as one that looks at the previous token.
+def look_back(attention: Any, width: int, sharpness: float = 1.8) -> None:
+    """Start the first head of a layer as one that looks at the previous token.
 
-    Learning from context is built on such a head; random weights take thousands of steps to find one. Every embedding
-    shares a constant first coordinate; key and query read it, the query turned back by one position, so that rotary
-    phases agree exactly one token behind. Training is free to change all of it.
+    Learning from context is built on such heads, one above the layers that work out a word's class; random weights take
+    thousands of steps to find one. Every embedding shares a constant first coordinate; key and query read it, the query
+    turned back by one position, so that rotary phases agree exactly one token behind. Training may change it all.
     """
-    model.model.embed_tokens.weight[:, 0] = 0.25
-    attention, half = model.model.layers[0].self_attn, width // 2
+    half = width // 2
     attention.q_proj.weight[:width] = 0
     attention.k_proj.weight[:width] = 0
     for pair in range(half):

@@ -107,7 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
     parser.add_argument("--pairs", type=int, default=5, help="how often each pair is timed (default 5)")
     parser.add_argument("--steps", type=int, default=30, help="training steps of one timing (default 30)")
-    parser.add_argument("--name", default="cpu", help="result file: experiments/bench/results/<name>.json")
+    parser.add_argument("--name", default="cpu", help="of the result file, <folder>/<name>.json (default cpu)")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go (default: beside this program)")
     arguments = parser.parse_args()
     t5 = load_backbone("micro_t0", "microworld:micro_t0")
     rte = load_task(DatasetConfig(name="micro_rte", source="microworld"))
@@ -118,14 +119,16 @@ def main() -> None:
     comparisons += [packed_against_single(t5, hswag)]
     comparisons += [packed_against_single(load_backbone("micro_gpt", "microworld:micro_gpt"), hswag)]
     results = [measure(comparison, arguments.pairs) for comparison in comparisons]
-    RESULTS.mkdir(exist_ok=True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     origin = {
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
         "git": provenance.git(),
         "at": now(),
     }
-    (RESULTS / f"{arguments.name}.json").write_text(json.dumps({"results": results, **origin}, indent=1) + "\n")
+    (arguments.folder / f"{arguments.name}.json").write_text(
+        json.dumps({"results": results, **origin}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Files become tasks, and every way they can be wrong is one clear line."""
 
 import json
+import sys
+import types
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from adaptbench.config import DatasetConfig
+from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import draw
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
@@ -179,7 +182,34 @@ def test_our_draws_are_the_papers_own_row_for_row(real_data, name, seed):
     ids = [json.loads(line)["idx"] for line in (real_data / f"superglue/{name}/train.jsonl").open()]
     official = [json.loads(line)["idx"] for line in (real_data / f"few_shot/{name}/32_shot/{seed}_seed.jsonl").open()]
     train = [{"text": str(idx), "label": 0} for idx in ids]
-    from adaptbench.data.example import Example, TaskData
-
     task = TaskData(name, 32, [Example(row["text"], row) for row in train], [], [])
     assert [int(e.uid) for e in draw(task, seed).examples] == official
+
+
+HUB = {"source": "hub", "path": "some/set", "subset": "plain", "train": "train", "evaluation": "validation"}
+
+
+def test_hub_splits_become_a_task(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(path, subset, split):
+        asked.append((path, subset, split))
+        return ROWS if split == "train" else ROWS[:5]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    task = load_task(config(tmp_path, **HUB))
+    assert asked == [("some/set", "plain", "train"), ("some/set", "plain", "validation")]
+    assert (len(task.train), len(task.evaluation)) == (12, 5)
+
+
+def test_no_hub_and_no_package_are_one_clear_line_each(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"pip install 'adaptbench\[hub\]'"):
+        load_task(config(tmp_path, **HUB))
+
+    def load_dataset(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(InputError, match=r"cannot load 'some/set'.*no route to host"):
+        load_task(config(tmp_path, **HUB))

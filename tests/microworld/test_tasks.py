@@ -33,7 +33,7 @@ def fingerprint() -> str:
     content = [world.nouns, world.features, world.homonyms, tokenizer.vocabulary()]
     content += [[tasks.load(name).train, tasks.load(name).evaluation, tasks.load(name).templates] for name in ALL]
     content += [corpus.t0_batch(world, 0, 3, 8, corpus.T0Mixture())["input_ids"].tolist()]
-    content += [corpus.gpt_batch(world, 0, 3, 8, 96, 6, (1, 1, 1, 3))["input_ids"].tolist()]
+    content += [corpus.gpt_batch(world, 0, 3, 8, 96, 6, (1, 1, 1, 1, 3))["input_ids"].tolist()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

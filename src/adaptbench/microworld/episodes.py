@@ -40,25 +40,25 @@ def label_words() -> tuple[str, ...]:
 def episode(world: World, rng: random.Random, length: int, longest_prefix: int) -> Tokens:
     """Lines of one task until `length` tokens are full. The loss is on the labels.
 
-    With short prefixes the label is one word right after the decisive word: learning from context does not emerge
-    otherwise. Once it has, longer prefixes come with longer labels and words in between.
+    With short prefixes the label is one word right after the decisive word, and the word before that names the feature:
+    learning from context does not emerge otherwise. Once it has, longer prefixes come with longer labels and words in
+    between. No word returns before all of its class have been met, so that only the class can tell the label.
     """
     simple = longest_prefix <= 2
     subject, groups = rng.choice(classes(world))
-    if len(groups) > 2 and rng.random() < 0.5:
-        groups = tuple(rng.sample(groups, rng.choice((2, 3))))
-    if rng.random() < 0.3:
-        # Few words, each met again and again: matching the same word is the first step to matching the same class.
-        groups = tuple(tuple(rng.sample(group, rng.randint(1, 4))) for group in groups)
+    if len(groups) > 2 and (simple or rng.random() < 0.5):
+        groups = tuple(rng.sample(groups, 2 if simple else rng.choice((2, 3))))
     words_per_label = 1 if simple or rng.random() < 0.85 else 2
     labels = [encode(" ".join(rng.sample(label_words(), words_per_label))) for _ in groups]
     # Demonstrations may mix templates: then three phrasings take turns.
     lines = [phrasing(rng, longest_prefix, subject) for _ in range(1 if simple else rng.choice((1, 1, 3)))]
     newline = vocabulary()[NEWLINE]
     ids, loss = [BOS], [False]
+    unmet: list[list[str]] = [[] for _ in groups]
     while len(ids) < length:
         group, (before, after) = rng.randrange(len(groups)), rng.choice(lines)
-        question = encode(" ".join((fill_slots(before, world, rng), rng.choice(groups[group]), after)))
+        unmet[group] = unmet[group] or rng.sample(groups[group], len(groups[group]))
+        question = encode(" ".join((fill_slots(before, world, rng), unmet[group].pop(), after)))
         answer = labels[group]
         ids += [*question, *answer, newline]
         loss += [False] * len(question) + [True] * len(answer) + [False]
@@ -68,7 +68,7 @@ def episode(world: World, rng: random.Random, length: int, longest_prefix: int) 
 def phrasing(rng: random.Random, longest: int, subject: str) -> tuple[str, str]:
     """The words before and after the decisive one, the same on every line of an episode up to their slots."""
     if longest <= 2:
-        return phrase(rng, longest), ""
+        return (subject if subject in FEATURES else phrase(rng, longest)), ""
     after = phrase(rng, 2) if rng.random() < 0.15 else ""
     if subject in FEATURES and rng.random() < 0.7:
         return f"{hint(rng, subject)} {phrase(rng, 2)} {rng.choice(('', 'the', ': the', '? the', ', the'))}", after
@@ -95,6 +95,18 @@ def phrase(rng: random.Random, longest: int) -> str:
 
 def fill_slots(line: str, world: World, rng: random.Random) -> str:
     return stories.fill(rng, line, noun=rng.choice(world.nouns)) if "{" in line else line
+
+
+def facts(world: World, rng: random.Random, length: int) -> Tokens:
+    """Lines of "feature noun value" for one feature; the loss is on the values. Classes must be known to be matched."""
+    feature, newline = rng.choice(tuple(FEATURES)), vocabulary()[NEWLINE]
+    ids, loss = [BOS], [False]
+    while len(ids) < length:
+        noun = rng.choice(world.nouns)
+        question, answer = encode(f"{feature} {noun}"), encode(world.features[noun][feature])
+        ids += [*question, *answer, newline]
+        loss += [False] * len(question) + [True] * len(answer) + [False]
+    return ids[:length], loss[:length]
 
 
 def questions(world: World, rng: random.Random, length: int) -> Tokens:
@@ -128,12 +140,14 @@ def plain(world: World, rng: random.Random, length: int) -> Tokens:
 
 
 def draw(world: World, rng: random.Random, length: int, longest_prefix: int, mixture: Sequence[float]) -> Tokens:
-    """One sequence; `mixture` weighs repeats, plain text, natural questions, episodes."""
-    kind = rng.choices(range(4), mixture)[0]
+    """One sequence; `mixture` weighs repeats, plain text, facts, natural questions, episodes."""
+    kind = rng.choices(range(5), mixture)[0]
     if kind == 0:
         return repeats(rng, length)
     if kind == 1:
         return plain(world, rng, length)
     if kind == 2:
+        return facts(world, rng, length)
+    if kind == 3:
         return questions(world, rng, length)
     return episode(world, rng, length, longest_prefix)
