@@ -115,8 +115,7 @@ def paired_difference(
     The estimate is the mean over datasets of the mean over seeds and items of first - second. Everything the two
     methods share (the draw, the item) cancels before resampling. The p-value is the share of replicates that lie at
     least as far from the estimate as zero does, so that it answers for both kinds of luck, in the draws and in the
-    items. A sign-flip test over items takes the draws for granted, one over seeds takes the items for granted: each
-    is wrong by a factor where the other kind of luck rules (docs/decisions.md has the simulation).
+    items. A sign-flip test over items takes the draws for granted, one over seeds takes the items for granted.
     """
     cells = [np.asarray(a, dtype=float) - np.asarray(b, dtype=float) for a, b in zip(first, second, strict=True)]
     estimate = float(np.mean([cell.mean() for cell in cells]))
