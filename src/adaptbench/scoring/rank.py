@@ -73,5 +73,6 @@ def _tree_mask(source_mask: Tensor, choices: int, length: int) -> Tensor:
 
 def _log_p(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target: (N, C, T, V), (N, C, T) -> (N, C, T)."""
-    flat = cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), reduction="none")
+    wide = logits.float() if logits.dtype.itemsize < 4 else logits
+    flat = cross_entropy(wide.flatten(0, 2), targets.flatten(), reduction="none")
     return -flat.view(targets.shape)

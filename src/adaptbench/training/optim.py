@@ -108,7 +108,7 @@ class RunOptimizer:
     def grad_norms(self) -> Tensor:
         """(R,) norm of each run's whole gradient."""
         squares = [
-            buffer.grad.float().square().flatten(1).sum(1).view(buffer.count, self.runs).sum(0)
+            _wide(buffer.grad).square().flatten(1).sum(1).view(buffer.count, self.runs).sum(0)
             for buffer in self._buffers
         ]
         return torch.stack(squares).sum(0).sqrt()
@@ -130,8 +130,8 @@ class RunOptimizer:
             shape = (-1, *(1 for _ in buffer.value.shape[1:]))
             per_row = factor.repeat(buffer.count).view(shape)
             moving = alive.repeat(buffer.count).view(shape)
-            grad = torch.where(moving, buffer.grad.float() * per_row, 0.0)
-            change = self._update(buffer.value.float(), grad, buffer.state, self._step, lr)
+            grad = torch.where(moving, _wide(buffer.grad) * per_row, 0.0)
+            change = self._update(_wide(buffer.value), grad, buffer.state, self._step, lr)
             buffer.value.sub_(torch.where(moving, change, 0.0).to(buffer.value.dtype))
         return alive
 
@@ -142,6 +142,11 @@ def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return (steps - step) / max(1, steps - warmup)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least single precision: statistics of half-precision weights are kept in float32."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _moving_mean(state: dict[str, Tensor], name: str, value: Tensor, decay: float) -> Tensor:
