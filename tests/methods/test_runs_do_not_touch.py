@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from adaptbench.config import DatasetConfig
 from adaptbench.data.batching import collate, encode
@@ -54,13 +55,18 @@ def test_fused_runs_equal_separate_runs(backbones, architecture, optimizer, vari
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fused_equals_separate_on_the_shipped_model_up_to_rounding(variant):
+def test_fused_equals_separate_on_the_shipped_model_up_to_rounding(variant, monkeypatch):
     """In double precision, on a trained model and a task of its world.
 
-    In single precision a trained model has gradients that are nothing but rounding (about 2 % of (IA)^3's lie below
-    1e-6 of the gradient's norm), and Adafactor normalises them into steps of full size: two passes that differ in
-    their last bit then differ there, fused or not. T5's norms round to float32 even here: hence the bound.
+    Where a trained model's attention is saturated, gradients lie many orders below the gradient's norm, and Adafactor
+    normalises them into steps of full size. In single precision they are nothing but rounding: two passes that differ
+    in their last bit then differ there (up to 0.9 relative, docs/decisions.md). Double precision resolves them.
     """
+
+    def norm(self, hidden):  # T5's own rounds to float32 whatever its input
+        return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+    monkeypatch.setattr(T5LayerNorm, "forward", norm)
     backbone = load_backbone("micro_t0", "microworld:micro_t0")
     backbone = replace(backbone, model=copy.deepcopy(backbone.model).double(), dtype=torch.float64)
     task = load_task(DatasetConfig(name="micro_rte", source="microworld"))
