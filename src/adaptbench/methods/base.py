@@ -110,8 +110,8 @@ class Method:
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
-        """Adapt the model to a task, one run for each few-shot set."""
-        raise NotImplementedError
+        """Adapt the model to a task, one run for each few-shot set. A method without more to do only prepares."""
+        return self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
 
     def save(self, adaptation: Adaptation, folder: Path, run: int) -> int:
         """Store one run and return the bytes of the files written. The method's settings go with it."""

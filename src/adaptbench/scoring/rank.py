@@ -36,7 +36,7 @@ def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
 def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     """The last token of a choice predicts nothing that is scored, so it is not even read."""
     n, choices, length = batch.targets.shape
-    width, extra = batch.source.shape[1], choices * (length - 1)
+    extra = choices * (length - 1)
     positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0)
     after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
     logits = backbone.model(
@@ -46,7 +46,6 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
         logits_to_keep=extra + 1,
         use_cache=False,
     ).logits
-    assert logits.shape[1] == extra + 1, (logits.shape, width, extra)
     first = _log_p(logits[:, :1, None].expand(-1, choices, -1, -1), batch.targets[..., :1])
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
