@@ -39,8 +39,8 @@ format: $(READY)  ## Mend style and format
 bench: $(READY)  ## Speed, side by side: fused runs against separate ones, packed choices against each alone
 	$(BIN)/python -m experiments.bench $(ARGS)
 
-pretrain: $(READY)  ## Rebuild the embedded base models from nothing (FAST=1: miniature ones)
-	$(BIN)/python -m experiments.pretrain $(if $(FAST),fast=true) $(ARGS)
+pretrain: $(READY)  ## Rebuild the embedded base models from nothing (FAST=1: miniature ones, kept apart)
+	$(BIN)/python -m experiments.pretrain $(if $(FAST),fast=true output=outputs/pretrain_fast) $(ARGS)
 
 clean:  ## Remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
