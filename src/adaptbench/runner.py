@@ -18,7 +18,7 @@ from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
 from adaptbench.models.backbone import load_backbone
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
-from adaptbench.scoring.evaluate import encode_for, evaluate
+from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, not_finite, table
 from adaptbench.tracking import tracker
 from adaptbench.training.stream import evaluation_prompts
@@ -119,7 +119,7 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         if failure:
             store.write_failure(cell.run_ids[run], _identity(cell, run), failure)
             continue
-        bill = ledger.bill(adaptation, index, encode_for(adaptation, cell.prompts, index))
+        bill = ledger.bill(adaptation, index, readings(adaptation, cell.prompts, index))
         values = _record(cell, run, adaptation, index, scores[index], bill)
         values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)
         store.write_predictions(cell.run_ids[run], table(scores[index]))
@@ -147,7 +147,7 @@ def _record(
     cell: Cell, run: int, adaptation: Adaptation, index: int, scores: list[ChoiceScores], bill: Bill
 ) -> dict[str, Any]:
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
-    demonstrations = adaptation.demonstrations
+    contexts = adaptation.contexts
     return {
         **_identity(cell, run),
         "shots": 0 if adaptation.same_for_all_runs else len(few_shot.examples),
@@ -174,7 +174,7 @@ def _record(
             "few_shot": few_shot.sha256,
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
         },
-        "provenance.demonstrations": demonstrations[index] if demonstrations is not None else None,
+        "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
 

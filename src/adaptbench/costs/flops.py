@@ -10,8 +10,9 @@ exactly, and then every batch of a run is priced by its own shape without counti
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,8 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
 
+K = TypeVar("K", bound=Hashable)
+
 # (source, choices, target): six shapes whose (S, U) determine a quadratic in two variables.
 PROBES = ((4, 2, 2), (8, 2, 2), (16, 2, 2), (4, 3, 4), (8, 3, 4), (4, 4, 7))
+
+SQUARED_SOURCE = 3  # position of S * S among `_powers`
 
 
 def count(step: Callable[[], object]) -> int:
@@ -40,6 +45,18 @@ class StepPrices:
     def predict(self, shape: Shape) -> int:
         """Scoring all choices of a batch of this shape."""
         return self._price("predict", shape)
+
+    def predict_after(self, already_read: int, shape: Shape) -> int:
+        """Scoring a batch whose rows follow a context of which keys and values are kept (decoder-only models).
+
+        Each of the rows' tokens then attends to the context's columns too; a column costs a token what the coefficient
+        of the squared length says.
+        """
+        own = self.predict(shape)
+        if not already_read:
+            return own
+        per_pair = self._coefficients("predict", shape.rows)[SQUARED_SOURCE]
+        return own + round(per_pair * already_read * (shape.source + self._choice_tokens(shape)))
 
     def train(self, shape: Shape) -> int:
         """Forward and backward of a training batch of this shape. (The optimizer runs no matrix product.)"""
@@ -66,6 +83,6 @@ def _powers(source: int, target: int) -> list[float]:
     return [1, source, target, source**2, source * target, target**2]
 
 
-def total(price: Callable[[Shape], int], shapes: Iterable[Shape]) -> int:
+def total(price: Callable[[K], int], shapes: Iterable[K]) -> int:
     """Sum of the prices of many steps; equal shapes are priced once."""
     return sum(price(shape) * steps for shape, steps in Counter(shapes).items())

@@ -1,19 +1,18 @@
 """One run's bill: what it cost to adapt, and what every prediction costs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from adaptbench.costs import paper
 from adaptbench.costs.flops import StepPrices, total
 from adaptbench.costs.memory import kv_cache_bytes, predict_peak, train_peak
 from adaptbench.costs.meta import MetaRun
-from adaptbench.data.batching import Encoded, Shape, shape_of
+from adaptbench.data.batching import Shape, shape_of
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.models.backbone import Backbone
+from adaptbench.scoring.evaluate import Reading
 
 if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
@@ -54,20 +53,32 @@ class CostLedger:
         self._total_parameters = backbone.parameters_total
         self._is_encoder_decoder = backbone.is_encoder_decoder
 
-    def bill(self, adaptation: Adaptation, run: int, evaluated: Sequence[Encoded]) -> Bill:
-        """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows."""
+    def bill(self, adaptation: Adaptation, run: int, readings: Sequence[Reading]) -> Bill:
+        """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows.
+
+        A prediction pays for every reading of its prompt. Contexts that all predictions share are read once: that is
+        part of the cost to adapt.
+        """
         steps = adaptation.log.shapes[run] if adaptation.log.shapes else []
-        singles = [shape_of([row]) for row in evaluated]
-        context = adaptation.contexts[run] if adaptation.contexts is not None else ()
+        singles = [(shape_of([reading.encoded]), len(reading.context) if reading.shared else 0) for reading in readings]
+        contexts = {reading.context for reading in readings if reading.shared}
+        predictions = len({reading.prompt for reading in readings})
+        context_shapes = [Shape(rows=1, source=len(context), choices=1, target=1) for context in contexts]
+        own_tokens = sum(_tokens(shape) - read for shape, read in singles)
         return Bill(
-            flops_adapt=total(self._prices.train, steps),
-            flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps))),
-            flops_predict=total(self._prices.predict, singles) / len(singles),
-            flops_predict_paper=self._paper(paper.predict, float(np.mean([_tokens(one) for one in singles]))),
+            flops_adapt=total(self._prices.train, steps) + total(self._prices.predict, context_shapes),
+            flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps)))
+            + self._paper(paper.predict, sum(map(len, contexts))),
+            flops_predict=total(self._after, singles) / predictions,
+            flops_predict_paper=self._paper(paper.predict, own_tokens / predictions),
             memory_adapt=self._train_peak(_largest(steps)) if steps else None,
-            memory_predict=self._predict_peak(_largest(singles)),
-            kv_cache=self._kv_cache(adaptation, len(context)),
+            memory_predict=self._predict_peak(_largest([shape for shape, _ in singles])),
+            kv_cache=self._kv_cache(adaptation, max(len(reading.context) for reading in readings)),
         )
+
+    def _after(self, reading: tuple[Shape, int]) -> int:
+        shape, already_read = reading
+        return self._prices.predict_after(already_read, replace(shape, source=shape.source - already_read))
 
     def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
         return formula(self._total_parameters, self._is_encoder_decoder, tokens)

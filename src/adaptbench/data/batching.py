@@ -39,9 +39,11 @@ class Batch:
     targets: Tensor  # (N, C, T) token ids of every choice, padded on the right
     target_mask: Tensor  # (N, C, T) True where a token is
     label: Tensor  # (N,) index of the right choice
+    already_read: int = 0  # tokens before the source whose keys and values are shared by all rows
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+        tensors = (self.source, self.source_mask, self.targets, self.target_mask, self.label)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.already_read)
 
 
 def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> Encoded:
@@ -84,7 +86,7 @@ def shape_of(rows: Sequence[Encoded]) -> Shape:
     )
 
 
-def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
+def collate(rows: Sequence[Encoded], pad_id: int, already_read: int = 0) -> Batch:
     """Pad rows to one batch. Rows with fewer choices get empty ones, which no loss or score ever sees.
 
     Sources are padded on the left, so that the last prompt token stands in the same column for all.
@@ -101,4 +103,4 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
             targets[n, c, : len(choice)] = torch.tensor(choice)
             target_mask[n, c, : len(choice)] = True
     label = torch.tensor([row.prompt.label for row in rows])
-    return Batch(source, source_mask, targets, target_mask, label)
+    return Batch(source, source_mask, targets, target_mask, label, already_read)

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.methods.contexts import Contexts
 from adaptbench.methods.delta import Delta
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
@@ -48,8 +48,7 @@ class Adaptation:
     seeds: Sequence[int]
     delta: Delta | None = None
     tuned: bool = False  # the backbone itself was changed (full fine-tuning)
-    contexts: Sequence[tuple[int, ...]] | None = None  # token ids read before every prompt, per run
-    demonstrations: Sequence[int] | None = None  # how many of the shots those ids hold, per run
+    contexts: Sequence[Contexts] | None = None  # what each run reads before a prompt
     log: TrainingLog = field(default_factory=TrainingLog)
 
     @property
@@ -85,7 +84,7 @@ class Adaptation:
         elif self.tuned:
             save_model(self.backbone.model, str(folder / "model.safetensors"))
         elif self.contexts is not None:
-            np.save(folder / "demonstrations.npy", np.array(self.contexts[run], dtype=np.int32))
+            self.contexts[run].save(folder / "demonstrations.npy")
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,44 @@
 """Score every evaluation prompt with an adapted model, for all its runs."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from adaptbench.data.batching import Encoded, collate, encode
 from adaptbench.data.templates import Prompt
 from adaptbench.methods.base import Adaptation
+from adaptbench.methods.contexts import Context
+from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.metrics import ChoiceScores
 from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.scoring.shared_context import shared_context
 
 
-def encode_for(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> list[Encoded]:
-    """The prompts as a run's model reads them: after its demonstrations, if it has some."""
-    context = adaptation.contexts[run] if adaptation.contexts is not None else ()
-    return [encode(adaptation.backbone, prompt, context) for prompt in prompts]
+@dataclass(frozen=True)
+class Reading:
+    """One pass over a prompt, after one of its contexts (empty for all but in-context learning)."""
+
+    prompt: int  # its index
+    context: Context
+    encoded: Encoded  # the context included
+    shared: bool = False  # the context's keys and values are computed once for all prompts
+
+
+def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> list[Reading]:
+    """Everything one run reads to answer the prompts."""
+    backbone = adaptation.backbone
+    if adaptation.contexts is None:
+        return [Reading(index, (), encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
+    contexts = adaptation.contexts[run]
+    return [
+        Reading(index, context, encode(backbone, prompt, context), contexts.shared)
+        for index, prompt in enumerate(prompts)
+        for context in contexts.before(prompt.template)
+    ]
 
 
 @torch.inference_mode()
@@ -30,20 +53,52 @@ def evaluate(
     runs = len(adaptation.seeds)
     with adaptation.attached():
         if adaptation.contexts is not None:
-            return [
-                _score(adaptation, encode_for(adaptation, prompts, run), 1, batch_size, progress)[0]
-                for run in range(runs)
-            ]
-        encoded = encode_for(adaptation, prompts, 0)
+            return [_in_context(adaptation, prompts, run, batch_size, progress) for run in range(runs)]
+        encoded = [reading.encoded for reading in readings(adaptation, prompts, 0)]
         if adaptation.same_for_all_runs:
-            return _score(adaptation, encoded, 1, batch_size, progress) * runs
-        return _score(adaptation, encoded, runs, batch_size, progress)
+            return _score(adaptation.backbone, encoded, 1, batch_size, progress) * runs
+        return _score(adaptation.backbone, encoded, runs, batch_size, progress)
+
+
+def _in_context(
+    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, batch_size: int, progress: bool
+) -> list[ChoiceScores]:
+    """One run's scores: every prompt after its contexts, the choices' probabilities averaged over them."""
+    every = readings(adaptation, prompts, run)
+    passes: dict[Context, list[Reading]] = {}
+    for reading in every:  # readings that share keys and values must share a batch; the others may meet anyone
+        passes.setdefault(reading.context if reading.shared else (), []).append(reading)
+    scored: list[list[ChoiceScores]] = [[] for _ in prompts]
+    for context, members in passes.items():
+        rows = [_after(reading.encoded, len(context)) for reading in members]
+        with shared_context(adaptation.backbone, context) if context else nullcontext():
+            (scores,) = _score(adaptation.backbone, rows, 1, batch_size, progress, already_read=len(context))
+        for reading, score in zip(members, scores, strict=True):
+            scored[reading.prompt].append(score)
+    return [averaged(scores) for scores in scored]
+
+
+def averaged(scores: Sequence[ChoiceScores]) -> ChoiceScores:
+    """Choice probabilities averaged over the contexts of a prompt (Min et al. 2022, ensemble)."""
+    if len(scores) == 1:
+        return scores[0]
+    each = np.array([score.log_likelihoods for score in scores])
+    mean = np.logaddexp.reduce(each, axis=0) - np.log(len(scores))
+    return replace(scores[0], log_likelihoods=tuple(mean.tolist()))
+
+
+def _after(encoded: Encoded, tokens: int) -> Encoded:
+    return replace(encoded, source=encoded.source[tokens:])
 
 
 def _score(
-    adaptation: Adaptation, encoded: Sequence[Encoded], runs: int, batch_size: int, progress: bool
+    backbone: Backbone,
+    encoded: Sequence[Encoded],
+    runs: int,
+    batch_size: int,
+    progress: bool,
+    already_read: int = 0,
 ) -> list[list[ChoiceScores]]:
-    backbone = adaptation.backbone
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].source))  # little padding
     size = max(1, batch_size // runs)
     results: list[dict[int, ChoiceScores]] = [{} for _ in range(runs)]
@@ -51,7 +106,7 @@ def _score(
     for start in tqdm(starts, desc="evaluating", leave=False, disable=None if progress else True, mininterval=1):
         indices = order[start : start + size]
         rows = [encoded[index] for index in indices]
-        batch = collate(rows * runs, backbone.pad_id).to(backbone.device)
+        batch = collate(rows * runs, backbone.pad_id, already_read).to(backbone.device)
         sums = token_log_probabilities(backbone, batch).double().sum(2).view(runs, len(rows), -1).tolist()
         for run in range(runs):
             for index, row, values in zip(indices, rows, sums[run], strict=True):

@@ -37,7 +37,7 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     """The last token of a choice predicts nothing that is scored, so it is not even read."""
     n, choices, length = batch.targets.shape
     extra = choices * (length - 1)
-    positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0)
+    positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0) + batch.already_read
     after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
     logits = backbone.model(
         input_ids=torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1),
