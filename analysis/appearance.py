@@ -41,8 +41,13 @@ LOOKS = {
     "full_ft": Look("Full fine-tuning", INK, "D", "full", size=0.9),
     "zero_shot": Look("Zero-shot", "#7F8794", "o", "zero_shot"),
     "icl": Look("ICL", "#A0408F", ">", "icl", size=1.1),
+    "icl_cached": Look("ICL, demonstrations read once", "#A0408F", "v", "icl"),
     "icl_ensemble": Look("Ensemble ICL", "#A0408F", "<", "icl", size=1.1),
 }
+# Settings that only an ablation compares (analysis/ablations.py); the main tables leave them out.
+ABLATION_ONLY = frozenset(
+    [f"{method}_{losses}" for method in ("full_ft", "t_few") for losses in ("lm", "lm_ul", "lm_ln")] + ["ia3_lm"]
+)
 ORDER = tuple(LOOKS)
 SPARE_COLOURS = ("#6699CC", "#997700", "#994455", "#228833", "#BB5566", "#004488")
 SPARE_MARKERS = ("8", "p", "h", "H", "d", "v", "^", "<", ">")

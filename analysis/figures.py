@@ -20,8 +20,9 @@ from matplotlib.transforms import Bbox
 
 from analysis.appearance import INK, Look, look
 from analysis.labels import Name, settle_all
+from analysis.published import PAPER, published_table1, published_table4
 from analysis.summary import Arm, Summary
-from analysis.tables import PAPER, published_table1, published_table4, short
+from analysis.tables import short
 
 PAGE = "#fefefe"  # the background; like INK a colour of its own, so that the report can swap it in dark mode
 GREY = "#8a93a3"

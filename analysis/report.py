@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 
 from analysis import figures, tables
+from analysis.ablations import ABLATIONS
 from analysis.collect import Experiment, ReportError, load
 from analysis.summary import Summary, summarise
 from analysis.typeset import Best, Table, powers, to_text, write
@@ -59,6 +60,7 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
         drawings=drawings,
         reading=READING,
         headline=headline(summary),
+        ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
         facts=facts(summary.experiment),
         provenance=provenance(summary.experiment.records),
     )

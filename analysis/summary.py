@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics as stats
-from analysis.appearance import FAMILIES, Look, known, look, place
+from analysis.appearance import ABLATION_ONLY, FAMILIES, Look, known, look, place
 from analysis.collect import MEASURES, NORMS, Experiment
 from analysis.statistics import Array
 
@@ -128,6 +128,7 @@ class Comparison:
 class Summary:
     experiment: Experiment
     arms: list[Arm]
+    ablation_arms: list[Arm]  # settings of ablations alone: not in the main tables
     datasets: list[str]
     chance: dict[str, float]
     metrics: dict[str, str]
@@ -332,10 +333,12 @@ def summarise(experiment: Experiment) -> Summary:
     records = experiment.records
     datasets = sorted({*records["dataset"], *experiment.failures["dataset"]})
     doubts: dict[str, list[str]] = {key: [] for key in ("missing", "metric", "mismatch", "items", "twice")}
-    arms = build_arms(experiment, datasets, doubts)
+    every = build_arms(experiment, datasets, doubts)
+    arms = [arm for arm in every if arm.method not in ABLATION_ONLY]
     chance = records.groupby("dataset")["chance"].median().to_dict()
     metrics = records.groupby("dataset")["metric"].first().to_dict()
-    summary = Summary(experiment, arms, datasets, chance, metrics)
+    studied = [arm for arm in every if arm.method in ABLATION_ONLY]
+    summary = Summary(experiment, arms, studied, datasets, chance, metrics)
     summary.comparisons = compare_all(arms, datasets)
     summary.notes = remarks(summary, doubts)
     return summary

@@ -4,15 +4,14 @@ Seconds and peak memory depend on the machine and its load, so they live in `mac
 same wherever and whenever the same records were made.
 """
 
-from functools import lru_cache
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
+from analysis import ablations
 from analysis import statistics as stats
 from analysis.appearance import look
 from analysis.collect import NORMS
+from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
 from analysis.typeset import (
     ABSENT,
@@ -28,34 +27,6 @@ from analysis.typeset import (
     significant,
     size,
 )
-
-PAPER = "arXiv 2205.05638"
-
-
-@lru_cache(maxsize=1)
-def published() -> pd.DataFrame:
-    """Every number of the paper's tables; see published/README for its columns."""
-    return pd.read_csv(Path(__file__).parent / "published" / "tfew.csv")
-
-
-def published_table1() -> pd.DataFrame:
-    """One row per method and model, columns flops_inference, flops_training, disk, accuracy (percent)."""
-    rows = published().query("table == 'table1'")
-    wide = rows.pivot(index=["method", "model"], columns="metric", values="value")
-    return wide.reindex(pd.MultiIndex.from_frame(rows[["method", "model"]].drop_duplicates())).reset_index()
-
-
-def published_table4() -> pd.DataFrame:
-    """One row per method of T0-3B: the mean of the printed datasets' accuracy (percent), and the share updated.
-
-    The share is of the printed size of full fine-tuning, so that it is 100 % there.
-    """
-    rows = published().query("table == 'table4'")
-    accuracy = rows.query("metric == 'accuracy' and dataset != 'average'").groupby("method", sort=False)["value"].mean()
-    updated = rows.query("metric == 'params_updated'").set_index("method")["value"]
-    frame = pd.DataFrame({"accuracy": accuracy, "params_updated": updated.reindex(accuracy.index)})
-    frame["percent_updated"] = 100 * frame["params_updated"] / updated["full_ft"]
-    return frame.reset_index()
 
 
 def short(method: str, model: str, others: list[str]) -> str:
@@ -289,4 +260,5 @@ BUILDERS = (table1, accuracy, costs, machine, comparisons, normalisation, failur
 
 
 def build_all(summary: Summary) -> dict[str, Table]:
-    return {builder.__name__: builder(summary) for builder in BUILDERS}
+    built = {builder.__name__: builder(summary) for builder in BUILDERS}
+    return built | {result.ablation.name: ablations.table(result, summary) for result in ablations.results(summary)}

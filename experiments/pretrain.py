@@ -1,7 +1,7 @@
 """Train the embedded base models from nothing and save them with their provenance.
 
-    python -m experiments.pretrain                      # both, into the package
-    python -m experiments.pretrain models=[micro_t0]
+    python -m experiments.pretrain                      # all, into the package
+    python -m experiments.pretrain models=[micro_gpt_l]
     python -m experiments.pretrain fast=true output=/tmp/weights checkpoints=/tmp/checkpoints
 
 Batch i is a function of (seed, i) alone, so a run that was killed continues from its last checkpoint as if nothing had
@@ -17,6 +17,8 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,98 +28,72 @@ import transformers
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel, T5ForConditionalGeneration
 
+from adaptbench.methods.delta import Delta
+from adaptbench.methods.ia3 import IA3
 from adaptbench.microworld import corpus, world
-from adaptbench.microworld.tokenizer import BOS, EOS, PAD, build_tokenizer, vocabulary
+from adaptbench.microworld.models import gpt_model, t5_model
+from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
+from adaptbench.models.backbone import load_backbone
 
 Batch = dict[str, Tensor]
+WORD_TABLES = ("shared", "embed_tokens", "lm_head")
 
 
-def t0_model(size: DictConfig) -> PreTrainedModel:
-    """T5 v1.1: gated GELU, untied head."""
-    model = T5ForConditionalGeneration(
-        T5Config(  # type: ignore[call-arg]
-            vocab_size=len(vocabulary()),
-            d_model=size.d_model,
-            d_ff=size.d_ff,
-            d_kv=size.d_kv,
-            num_heads=size.num_heads,
-            num_layers=size.num_layers,
-            num_decoder_layers=size.num_layers,
-            feed_forward_proj="gated-gelu_pytorch_tanh",  # the same function as gelu_new, in one kernel
-            tie_word_embeddings=False,
-            dropout_rate=0.0,
-            pad_token_id=PAD,
-            eos_token_id=EOS,
-            decoder_start_token_id=PAD,
-        )
-    )
-    model.set_attn_implementation("eager")  # on a CPU the fused kernel's backward is slower than plain products
-    # The head is untied but starts as the embedding (which makes copying a word easy to learn), scaled so that the
-    # loss starts near log(vocabulary): the library's unit variance would start it at about 60.
-    with torch.no_grad():
-        model.lm_head.weight.copy_(model.shared.weight * size.d_model**-0.5)
-    return model
+@dataclass
+class Trainee:
+    """What a recipe trains: a model, or a small module attached to a frozen one."""
+
+    model: PreTrainedModel
+    trained: nn.Module
+    attached: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-def gpt_model(size: DictConfig) -> PreTrainedModel:
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(vocabulary()),
-            hidden_size=size.hidden_size,
-            intermediate_size=size.intermediate_size,
-            num_attention_heads=size.num_heads,
-            num_key_value_heads=size.num_heads,
-            head_dim=size.head_dim,
-            num_hidden_layers=size.num_layers,
-            max_position_embeddings=1024,
-            initializer_range=0.08,
-            tie_word_embeddings=True,  # copying a word from the context then needs no table of words
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
-        )
-    )
-    model.set_attn_implementation("eager")
-    for layer in model.model.layers[:-1]:
-        look_back(layer.self_attn, size.head_dim)
-    model.model.embed_tokens.weight.data[:, 0] = 0.25  # the constant that these heads read
-    return model
+def new_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
+    model = t5_model(recipe.size)
+    return Trainee(model, model)
 
 
-@torch.no_grad()
-def look_back(attention: Any, width: int, sharpness: float = 1.8) -> None:
-    """Start the first head of a layer as one that looks at the previous token.
-
-    Learning from context is built on such heads, one above the layers that work out a word's class; random weights take
-    thousands of steps to find one. Every embedding shares a constant first coordinate; key and query read it, the query
-    turned back by one position, so that rotary phases agree exactly one token behind. Training may change it all.
-    """
-    half = width // 2
-    attention.q_proj.weight[:width] = 0
-    attention.k_proj.weight[:width] = 0
-    for pair in range(half):
-        angle = 10_000.0 ** (-pair / half)  # the rotation of this pair of coordinates from one position to the next
-        if angle < 0.1:
-            break  # too slow to tell neighbours apart
-        attention.k_proj.weight[pair, 0] = sharpness
-        attention.q_proj.weight[pair, 0] = sharpness * math.cos(angle)
-        attention.q_proj.weight[pair + half, 0] = -sharpness * math.sin(angle)
+def new_gpt(recipe: DictConfig, cfg: DictConfig) -> Trainee:
+    model = gpt_model(recipe.size)
+    return Trainee(model, model)
 
 
-def t0_batch(stage: DictConfig, seed: int, index: int) -> Batch:
+def continued_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
+    """The language-model adapted T5, to be trained on prompts: how T0 came to be (Sanh et al. 2022)."""
+    model = T5ForConditionalGeneration.from_pretrained(finished(recipe.start, cfg), attn_implementation="eager")
+    return Trainee(model, model)
+
+
+def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
+    """(IA)^3 on a frozen T0, trained on the mixture T0 was trained on (paper, section 3.4)."""
+    backbone = load_backbone(recipe.start, str(finished(recipe.start, cfg)), "float32", None, "cpu")
+    delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
+    return Trainee(backbone.model, delta, lambda: delta.attached(backbone.model))
+
+
+def finished(name: str, cfg: DictConfig) -> Path:
+    folder = Path(cfg.output) / name
+    if not (folder / "provenance.json").exists():
+        raise SystemExit(f"models: {folder} is not there to continue from; train {name} first")
+    return folder
+
+
+def t5_batch(stage: DictConfig, seed: int, index: int) -> Batch:
     mixture = corpus.T0Mixture(stage.blanks, stage.continuation, stage.prompts)
     return corpus.t0_batch(world.build(), seed, index, stage.batch, mixture)
 
 
 def gpt_batch(stage: DictConfig, seed: int, index: int) -> Batch:
-    return corpus.gpt_batch(world.build(), seed, index, stage.batch, stage.length, stage.prefix, stage.mixture)
+    return corpus.gpt_batch(world.build(), seed, index, stage.batch, stage.length, stage.mixture)
 
 
-MODELS: dict[str, tuple[Callable[[DictConfig], PreTrainedModel], Callable[[DictConfig, int, int], Batch]]] = {
-    "micro_t0": (t0_model, t0_batch),
-    "micro_gpt": (gpt_model, gpt_batch),
+KINDS: dict[str, tuple[Callable[[DictConfig, DictConfig], Trainee], Callable[[DictConfig, int, int], Batch]]] = {
+    "t5": (new_t5, t5_batch),
+    "continued_t5": (continued_t5, t5_batch),
+    "ia3": (ia3_vectors, t5_batch),
+    "gpt": (new_gpt, gpt_batch),
 }
 
 
@@ -132,20 +108,23 @@ def learning_rate(recipe: DictConfig, step: int, total: int) -> float:
 
 def optimizer_of(model: nn.Module, recipe: DictConfig) -> torch.optim.Optimizer:
     """AdamW with a learning rate of its own for word embeddings: each is updated by only a few batches' words."""
-    words = [p for n, p in model.named_parameters() if "shared" in n or "embed_tokens" in n or "lm_head" in n]
+    words = [p for n, p in model.named_parameters() if any(part in n for part in WORD_TABLES)]
     rest = [p for p in model.parameters() if all(p is not w for w in words)]
     groups = [{"params": words, "factor": recipe.embedding_lr_factor}, {"params": rest, "factor": 1.0}]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True)
 
 
-def train(name: str, cfg: DictConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
     """All stages of a model's recipe, from its last checkpoint if there is one."""
-    recipe, (build_model, next_batch) = cfg[name], MODELS[name]
+    recipe = cfg[name]
+    build, next_batch = KINDS[recipe.kind]
     steps = [stage.fast_steps if cfg.fast else stage.steps for stage in recipe.stages]
     schedule = [stage for stage, count in zip(recipe.stages, steps, strict=True) for _ in range(count)]
     torch.manual_seed(cfg.seed)
-    model = build_model(recipe.size)
-    optimizer = optimizer_of(model, recipe)
+    trainee = build(recipe, cfg)
+    model, trained = trainee.model, trainee.trained
+    optimizer = optimizer_of(trained, recipe)
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     checkpoint = Path(cfg.checkpoints) / f"{name}.pt"
     words = hashlib.sha256(" ".join(vocabulary()).encode()).hexdigest()
@@ -153,7 +132,7 @@ def train(name: str, cfg: DictConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         if saved["question"] == question:
-            model.load_state_dict(saved["model"])
+            trained.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
             state = saved["state"]
     bar = tqdm(
@@ -163,10 +142,10 @@ def train(name: str, cfg: DictConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(recipe, step, len(schedule))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cfg.autocast):
+        with trainee.attached(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=cfg.autocast):
             loss = model(**next_batch(schedule[step], cfg.seed, step)).loss
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         state["losses"] = [*state["losses"][-199:], loss.item()]
@@ -174,9 +153,10 @@ def train(name: str, cfg: DictConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
         if step % 50 == 0:
             bar.set_postfix(loss=f"{sum(state['losses'][-50:]) / len(state['losses'][-50:]):.3f}")
         if (step + 1) % cfg.checkpoint_every == 0:
-            tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            tensors = {"model": trained.state_dict(), "optimizer": optimizer.state_dict()}
             save_checkpoint(checkpoint, {"question": question, "state": state, **tensors})
-    return model.float().eval(), state
+    model.float().eval()
+    return trainee, state
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -187,12 +167,17 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def ship(name: str, model: PreTrainedModel, state: dict[str, Any], cfg: DictConfig) -> Path:
-    """The model's folder in Hugging Face format, with a provenance that says how it came to be."""
+def ship(name: str, trainee: Trainee, state: dict[str, Any], cfg: DictConfig) -> Path:
+    """The folder of a model (in Hugging Face format) or adapter, with a provenance that says how it came to be."""
     folder = Path(cfg.output) / name
-    model.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # the library writes it for its owner alone
-    build_tokenizer(decoder_only=name != "micro_t0").save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(trainee.trained, Delta):
+        trainee.trained.save(folder, run=0)
+    else:
+        trainee.model.save_pretrained(folder)
+        build_tokenizer(decoder_only=not trainee.model.config.is_encoder_decoder).save_pretrained(folder)
+    (weights,) = folder.glob("*.safetensors")
+    weights.chmod(0o644)  # the library writes it for its owner alone
     provenance = {
         "model": name,
         "command": f"python -m experiments.pretrain models=[{name}]" + (" fast=true" if cfg.fast else ""),
@@ -200,7 +185,7 @@ def ship(name: str, model: PreTrainedModel, state: dict[str, Any], cfg: DictConf
         "seed": cfg.seed,
         "world_seed": world.SEED,
         "autocast_bfloat16": cfg.autocast,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in trainee.trained.parameters()),
         "steps": state["step"],
         "final_loss": round(sum(state["losses"]) / len(state["losses"]), 4),
         "final_loss_is": f"mean over the last {len(state['losses'])} steps",
@@ -211,7 +196,7 @@ def ship(name: str, model: PreTrainedModel, state: dict[str, Any], cfg: DictConf
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
-        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     return folder
@@ -226,12 +211,13 @@ def cpu_name() -> str:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
 def main(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
-    unknown = [name for name in cfg.models if name not in MODELS]
+    known = [name for name, recipe in cfg.items() if isinstance(recipe, DictConfig) and "stages" in recipe]
+    unknown = [name for name in cfg.models if name not in known]
     if unknown:
-        raise SystemExit(f"models={unknown}: expected some of {list(MODELS)}")
+        raise SystemExit(f"models={unknown}: expected some of {known}")
     for name in cfg.models:
-        model, state = train(name, cfg)
-        folder = ship(name, model, state, cfg)
+        trainee, state = train(name, cfg)
+        folder = ship(name, trainee, state, cfg)
         (Path(cfg.checkpoints) / f"{name}.pt").unlink(missing_ok=True)
         print(f"{name}: {state['step']} steps, {state['seconds']:.0f} s, saved to {folder}")
 

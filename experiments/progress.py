@@ -12,12 +12,12 @@ _sweep: tqdm | None = None
 
 
 @contextmanager
-def sweep_progress(runs: int, show: bool = True) -> Iterator[None]:
+def sweep_progress(runs: int, show: bool = True) -> Iterator[tqdm]:
     """A bar over all cells inside the block."""
     global _sweep
     with _bar(runs, show) as _sweep:
         try:
-            yield
+            yield _sweep
         finally:
             _sweep = None
 

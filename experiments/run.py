@@ -5,28 +5,14 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from adaptbench.config import register_schemas, resolve
-from adaptbench.errors import InputError
-from adaptbench.runner import run_cell
+from adaptbench.config import register_schemas
+from experiments.cells import failed, refused, run_composed
 from experiments.commandline import CONF, one_clear_line, program_arguments
-from experiments.progress import cell_progress
-
-failed: list[str] = []  # one entry for every run of this process that failed
-refused: list[InputError] = []  # cells of this process whose input was bad: the others go on
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def run(composed: DictConfig) -> None:
-    try:
-        config = resolve(composed)
-        with cell_progress(config) as (advance, say):
-            records = run_cell(config, advance)
-            for one in records:
-                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {one['score']:.3f}")
-    except InputError as error:
-        refused.append(error)
-    else:
-        failed.extend([config.output] * (len(config.seeds) - len(records)))
+    run_composed(composed)
 
 
 def main() -> None:

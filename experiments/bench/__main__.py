@@ -120,7 +120,7 @@ def main() -> None:
         fused_against_separate(t5, rte, kind, arguments.steps) for kind in ("ia3", "lora", "adapter", "prefix")
     ]
     comparisons += [packed_against_single(t5, hswag)]
-    comparisons += [packed_against_single(load_backbone("micro_gpt", "microworld:micro_gpt"), hswag)]
+    comparisons += [packed_against_single(load_backbone("micro_gpt_l", "microworld:micro_gpt_l"), hswag)]
     results = [measure(comparison, arguments.pairs) for comparison in comparisons]
     arguments.folder.mkdir(parents=True, exist_ok=True)
     origin = {

@@ -68,6 +68,8 @@ class RecipeConfig:
     batch_size: int = 8
     warmup_fraction: float = 0.06
     clip_norm: float = 1.0
+    pretrained_ia3: str | None = None
+    """Where T-Few's adapter starts from (paper, section 3.4): a folder, or microworld:<name>; unset: from ones."""
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per method: its steps, learning rate and size, referred to by conf/method/*.yaml."""
 

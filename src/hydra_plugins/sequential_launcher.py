@@ -1,4 +1,4 @@
-"""Hydra plugins for sweeps in one process: the model is loaded once, and bad input is found before anything runs.
+"""Hydra plugins for sweeps: cells run by model, so that it is loaded once; bad input is found before anything runs.
 
 Hydra's own launcher knows neither which cells of a grid belong to an experiment nor how much work is left, and its
 sweeper composes every cell once more than needed. (The package's name is Hydra's: it accepts plugins from here only.)
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 @dataclass
 class SequentialLauncherConfig:
     _target_: str = "hydra_plugins.sequential_launcher.SequentialLauncher"
+    workers: int = 1  # processes that run cells at the same time; each loads its own model
 
 
 @dataclass
@@ -42,11 +43,16 @@ class GridSweeper(BasicSweeper):
 
 
 class SequentialLauncher(BasicLauncher):
-    """Drops the cells outside the experiment, checks all others, then runs them one after the other."""
+    """Drops the cells outside the experiment, checks all others, then runs them, one per worker at a time."""
+
+    def __init__(self, workers: int = 1):
+        super().__init__()
+        self.workers = workers
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from adaptbench.config import resolve
         from adaptbench.runner import prepare_cell
+        from experiments.cells import run_in_parallel
         from experiments.progress import sweep_progress
 
         assert self.hydra_context is not None
@@ -61,6 +67,11 @@ class SequentialLauncher(BasicLauncher):
             config = resolve(without_hydra(cell))
             prepare_cell(config)
             runs, show = runs + len(config.seeds), show and config.progress
+        if self.workers > 1:
+            with sweep_progress(runs, show) as bar:
+                for finished in run_in_parallel([without_hydra(cell) for cell in composed], self.workers):
+                    bar.update(finished)
+            return []
         results = []
         with sweep_progress(runs, show):
             for cell in composed:

@@ -134,7 +134,7 @@ def write_experiment(
                     f"{method}-{dataset}-{seed}",
                     **{
                         "method": method,
-                        "model": "micro_gpt" if method == "icl" else "micro_t0",
+                        "model": "micro_gpt_l" if method == "icl" else "micro_t0",
                         "dataset": dataset,
                         "seed": seed,
                         "shots": 0 if method == "zero_shot" else 32,

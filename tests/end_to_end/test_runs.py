@@ -80,11 +80,11 @@ def test_two_runs_of_the_same_configuration_give_the_same_records(call, tmp_path
 def test_a_sweep_runs_the_cells_of_its_experiment_only(call, tmp_path):
     assert call("experiment=quick", *SMALL) == 0
     pairs = {(one["model"], one["method"]) for one in records(tmp_path / "outputs/quick").values()}
-    assert pairs == {("micro_t0", "zero_shot"), ("micro_t0", "ia3"), ("micro_gpt", "icl")}
+    assert pairs == {("micro_t0", "zero_shot"), ("micro_t0", "ia3"), ("micro_gpt_l", "icl")}
 
 
 def test_in_context_learning_pays_in_every_prediction_and_keeps_its_tokens(call, tmp_path):
-    assert call("-m", "model=micro_gpt", "method=zero_shot,icl", "dataset=micro_rte", *SMALL) == 0
+    assert call("-m", "model=micro_gpt_l", "method=zero_shot,icl", "dataset=micro_rte", *SMALL) == 0
     by_method = {one["method"]: one for one in records(tmp_path / "outputs/default").values()}
     zero, icl = by_method["zero_shot"], by_method["icl"]
     assert (zero["shots"], zero["storage.bytes"], zero["params.trainable"]) == (0, 0, 0)

@@ -96,7 +96,7 @@ def test_an_encoder_cannot_share_its_demonstrations(backbones):
 
 
 def test_unknown_strategies_are_refused():
-    with pytest.raises(InputError, match="method.strategy='vote': expected concatenated or ensemble"):
+    with pytest.raises(InputError, match=r"method\.strategy='vote': expected concatenated or ensemble"):
         InContextLearning(strategy="vote")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,12 +12,19 @@ from functools import cache
 import jinja2
 import pytest
 
-from adaptbench.microworld import corpus, episodes, tasks, tokenizer
+from adaptbench.microworld import corpus, episodes, prompted, stories, tasks, tokenizer
 from adaptbench.microworld.world import build
 
 ALL = (*tasks.names(), *tasks.names("development"))
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined)
 
+
+# Eleven tasks with the names, choices and numbers of shots of the paper's data sets (section 4.1, appendix).
+PAPERS_SHOTS = {
+    "micro_copa": 32, "micro_hswag": 20, "micro_storycloze": 70, "micro_winogrande": 50, "micro_wsc": 32,
+    "micro_wic": 32, "micro_rte": 32, "micro_cb": 32, "micro_anli_r1": 50, "micro_anli_r2": 50, "micro_anli_r3": 50,
+}  # fmt: skip
+PAPERS_CHOICES = {"micro_hswag": 4, "micro_cb": 3, "micro_anli_r1": 3, "micro_anli_r2": 3, "micro_anli_r3": 3}
 
 compiled = cache(ENVIRONMENT.from_string)
 
@@ -28,12 +36,19 @@ def render(template: dict[str, str], row: dict) -> tuple[str, list[str]]:
     return prompt.strip(), choices
 
 
+def gpt_mixture() -> dict[str, float]:
+    """Every kind of sequence at every level, equally often."""
+    return dict.fromkeys(
+        [*episodes.FLAT, *(f"{kind}_{level}" for kind in episodes.LEVELLED for level in (1, 2, 3))], 1.0
+    )
+
+
 def fingerprint() -> str:
     world = build()
     content = [world.nouns, world.features, world.homonyms, tokenizer.vocabulary()]
     content += [[tasks.load(name).train, tasks.load(name).evaluation, tasks.load(name).templates] for name in ALL]
     content += [corpus.t0_batch(world, 0, 3, 8, corpus.T0Mixture())["input_ids"].tolist()]
-    content += [corpus.gpt_batch(world, 0, 3, 8, 96, 6, (1, 1, 1, 1, 3))["input_ids"].tolist()]
+    content += [corpus.gpt_batch(world, 0, 3, 8, 96, gpt_mixture())["input_ids"].tolist()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -55,7 +70,7 @@ def test_world_tasks_and_corpus_do_not_depend_on_the_process():
 def test_held_out_tasks_cover_the_four_families():
     families = {tasks.load(name).family for name in tasks.names()}
     assert families == {"sentence completion", "natural language inference", "coreference", "word sense"}
-    assert len(tasks.names()) >= 6
+    assert {name: tasks.RECIPES[name].shots for name in tasks.names()} == PAPERS_SHOTS
     assert set(tasks.names()).isdisjoint(tasks.names("development"))
 
 
@@ -67,9 +82,10 @@ def test_an_unknown_task_names_the_known_ones():
 @pytest.mark.parametrize("name", ALL)
 def test_rows_are_plenty_distinct_and_balanced(name):
     task = tasks.load(name)
-    assert len(task.evaluation) >= 256
-    assert len(task.train) >= 1000
+    assert len(task.evaluation) == 500
+    assert len(task.train) >= 2000
     choices = len(render(task.templates[0], task.train[0])[1])
+    assert name not in PAPERS_SHOTS or choices == PAPERS_CHOICES.get(name, 2)
     for rows in (task.train, task.evaluation):
         counts = Counter(row["label"] for row in rows)
         assert set(counts) == set(range(choices))
@@ -99,35 +115,62 @@ def test_no_prompt_or_choice_contains_an_unknown_word(name):
                 assert len(ids) <= 30
 
 
-def test_no_held_out_text_occurs_in_the_pretraining_streams():
-    """No rendered evaluation prompt, and no answer to a held-out row, where pre-training prompts are answered."""
+@pytest.fixture(scope="module")
+def streams() -> dict[str, list[str]]:
+    """What the models read in pre-training, and what they answer to prompts: thousands of texts of every kind."""
     world, tok = build(), tokenizer.build_tokenizer(decoder_only=False)
-    sources, answers = [], set()
+
+    def decoded(ids) -> list[str]:
+        return tok.batch_decode(ids.clamp(min=0), skip_special_tokens=True)
+
+    texts, answers = [], []
     for index in range(150):
-        batch = corpus.t0_batch(world, 0, index, 64, corpus.T0Mixture(0, 0, 1))
-        sources += tok.batch_decode(batch["input_ids"], skip_special_tokens=True)
-        answers |= set(tok.batch_decode(batch["labels"].clamp(min=0), skip_special_tokens=True))
+        prompts = corpus.t0_batch(world, 0, index, 64, corpus.T0Mixture(0, 0, 1))
+        texts += decoded(prompts["input_ids"])
+        answers += decoded(prompts["labels"])
         plain = corpus.t0_batch(world, 0, index, 64, corpus.T0Mixture(0, 1, 0))
-        sources += [
-            " ".join(pair)
-            for pair in zip(
-                tok.batch_decode(plain["input_ids"], skip_special_tokens=True),
-                tok.batch_decode(plain["labels"].clamp(min=0), skip_special_tokens=True),
-                strict=True,
-            )
-        ]
-    stream = "\n".join(sources)
-    for name in ALL:
-        task = tasks.load(name)
-        for template in task.templates:
-            for row in task.evaluation:
-                prompt, choices = render(template, row)
-                assert tok.decode(tok(prompt).input_ids, skip_special_tokens=True) not in stream
-                if not set(choices) <= set(world.nouns):
-                    assert answers.isdisjoint(choices)
+        texts += map(" ".join, zip(decoded(plain["input_ids"]), decoded(plain["labels"]), strict=True))
+    for index in range(40):
+        batch = corpus.gpt_batch(world, 0, index, 32, 192, gpt_mixture())
+        texts += decoded(batch["input_ids"])
+    return {"texts": texts, "answers": answers}
 
 
-def test_no_held_out_label_is_a_label_of_an_in_context_episode():
+@pytest.mark.parametrize("name", ALL)
+def test_no_text_of_a_task_occurs_in_pretraining(name, streams):
+    """No rendered evaluation prompt; and no answer to a row where pre-training prompts are answered."""
+    tok, stream, answers = tokenizer.build_tokenizer(False), "\n".join(streams["texts"]), set(streams["answers"])
+    task = tasks.load(name)
+    for template in task.templates:
+        for row in task.evaluation:
+            prompt, choices = render(template, row)
+            assert tok.decode(tok(prompt).input_ids, skip_special_tokens=True) not in stream
+            if not set(choices) <= set(build().nouns):
+                assert answers.isdisjoint(choices)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_template_of_a_task_occurs_in_pretraining(name, streams):
+    """Whatever stands in its slots: a slot may be any one to six words of a sentence."""
+    for template in tasks.load(name).templates:
+        text = template["jinja"].split("|||")[0].strip()
+        literal = [part.strip() for part in re.split(r"\{\{.*?\}\}", text)]
+        whole_words = [rf"(?<!\S){re.escape(part)}(?!\S)" for part in literal if part]
+        pattern = re.compile(r" (?:[^\s.]+ ){1,6}".join(whole_words))
+        assert pattern.search(render(template, tasks.load(name).train[0])[0]), "the pattern finds the template itself"
+        candidates = [text for text in streams["texts"] if all(part in text for part in literal)]
+        found = [text for text in candidates if pattern.search(text)]
+        assert not found, (template["name"], found[0])
+
+
+def test_no_function_that_writes_a_task_is_used_in_pretraining():
+    writers = {recipe.row for recipe in tasks.RECIPES.values()}
+    assert writers.isdisjoint(prompted.TASKS)
+    for module in (stories, prompted, episodes, corpus):
+        assert writers.isdisjoint(value for value in vars(module).values() if callable(value))
+
+
+def test_no_label_of_a_task_stands_for_a_class_of_words_in_an_episode():
     labels = set(episodes.label_words())
     for name in ALL:
         task = tasks.load(name)

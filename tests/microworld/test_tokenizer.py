@@ -36,7 +36,7 @@ def test_a_prompt_is_a_prefix_of_prompt_and_choice(saved):
 def test_padding_and_sentinels_work(saved):
     _, tok = saved
     assert tok.pad_token_id == tokenizer.PAD
-    batch = tok(["the cold", "the <extra_id_0> big cold"], padding=True)
+    batch = tok(["the cold", "the <extra_id_0> red cold"], padding=True)
     assert len({len(ids) for ids in batch.input_ids}) == 1
     assert tok.convert_tokens_to_ids("<extra_id_0>") in batch.input_ids[1]
     assert tokenizer.UNK not in batch.input_ids[1]

@@ -15,7 +15,13 @@ from adaptbench.microworld.world import build
 from tests.microworld.test_tasks import render
 
 WEIGHTS = Path(adaptbench.microworld.__file__).parent / "weights"
-AUTO = {"micro_t0": AutoModelForSeq2SeqLM, "micro_gpt": AutoModelForCausalLM}
+AUTO = {
+    "micro_t5_lm": AutoModelForSeq2SeqLM,
+    "micro_t0": AutoModelForSeq2SeqLM,
+    "micro_gpt_s": AutoModelForCausalLM,
+    "micro_gpt_m": AutoModelForCausalLM,
+    "micro_gpt_l": AutoModelForCausalLM,
+}
 
 
 @pytest.fixture(params=AUTO)
@@ -51,9 +57,16 @@ def test_micro_t0_answers_the_prompts_it_was_trained_on():
     assert right / 192 > 0.8
 
 
-def test_micro_gpt_learns_a_development_task_from_its_context():
-    """Sentiment with label words it never saw as labels, adjectives that are not among the demonstrations."""
-    model, tok = AUTO["micro_gpt"].from_pretrained(WEIGHTS / "micro_gpt"), tokenizer.build_tokenizer(decoder_only=True)
+def test_all_weights_together_stay_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*/*.safetensors")) < 25_000_000
+
+
+def test_the_large_micro_gpt_learns_a_development_task_from_its_context():
+    """Sentiment with words that never labelled a class before, and adjectives that are not among the demonstrations."""
+    model, tok = (
+        AUTO["micro_gpt_l"].from_pretrained(WEIGHTS / "micro_gpt_l"),
+        tokenizer.build_tokenizer(decoder_only=True),
+    )
     task = tasks.load("micro_dev_mood")
     template = task.templates[0]
     demonstrations = random.Random(0).sample(task.train, 16)

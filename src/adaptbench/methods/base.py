@@ -6,7 +6,7 @@ In-context learning and fine-tuning are the same kind of thing here; zero-shot i
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -128,6 +128,7 @@ class TrainedMethod(Method):
     steps: int = 1000
     learning_rate: float = 3e-3
     scale_parameter: bool = True  # Adafactor: step relative to the parameter's own size
+    losses: list[str] | None = None  # instead of the recipe's
 
     def adapt(
         self,
@@ -139,6 +140,8 @@ class TrainedMethod(Method):
         progress: bool = False,
     ) -> Adaptation:
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
+        if self.losses is not None:
+            recipe = replace(recipe, losses=self.losses)
         with adaptation.attached():
             adaptation.log = train(
                 adaptation.backbone,
@@ -163,9 +166,13 @@ class PeftMethod(TrainedMethod):
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         raise NotImplementedError
 
+    def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
+        """Initial values that need more than the module a piece attaches to."""
+
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         if backbone.device.type == "meta":
             with torch.device("meta"):
                 return Adaptation(backbone, seeds, delta=self.build(backbone.anatomy, len(seeds)))
-        delta = self.build(backbone.anatomy, len(seeds)).initialise(seeds).to(backbone.device)
-        return Adaptation(backbone, seeds, delta=delta)
+        delta = self.build(backbone.anatomy, len(seeds)).initialise(seeds)
+        self.start(delta, backbone, seeds)
+        return Adaptation(backbone, seeds, delta=delta.to(backbone.device))

@@ -1,13 +1,17 @@
 """(IA)^3: learned vectors rescale keys, values and inner feed-forward activations (paper, section 3.3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.models.backbone import Backbone, resolve_path
 
 
 class Scale(Piece):
@@ -28,6 +32,20 @@ class IA3(PeftMethod):
 
     In a gated feed-forward l_ff on that input equals l_ff on the output of the linear branch (T5's `wi_1`).
     """
+
+    pretrained: str | None = None  # start from these vectors (paper, section 3.4): a folder, or microworld:<name>
+
+    def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
+        if self.pretrained is None:
+            return
+        file = Path(resolve_path(self.pretrained)) / "adapter.safetensors"
+        if not file.is_file():
+            raise InputError(f"method.pretrained={self.pretrained!r}: no adapter.safetensors there")
+        try:
+            for run in range(len(seeds)):
+                delta.load(file.parent, run)
+        except ValueError as error:
+            raise InputError(f"method.pretrained={self.pretrained!r} does not fit {backbone.name}: {error}") from error
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)

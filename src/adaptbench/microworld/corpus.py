@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -73,11 +73,11 @@ def blanked(words: list[int], rng: random.Random) -> tuple[list[int], list[int]]
 
 
 def gpt_batch(
-    world: World, seed: int, index: int, size: int, length: int, longest_prefix: int, mixture: Sequence[float]
+    world: World, seed: int, index: int, size: int, length: int, mixture: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """`input_ids` and `labels` (B, S); labels are IGNORE where predicting the token is no part of the loss."""
     rng = random.Random(f"gpt/{seed}/{index}")
-    drawn = [episodes.draw(world, rng, length, longest_prefix, mixture) for _ in range(size)]
+    drawn = [episodes.draw(world, rng, length, mixture) for _ in range(size)]
     ids = torch.tensor([tokens for tokens, _ in drawn])
     loss = torch.tensor([mask for _, mask in drawn])
     return {"input_ids": ids, "labels": ids.masked_fill(~loss, IGNORE)}

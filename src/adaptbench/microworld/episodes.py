@@ -1,127 +1,172 @@
-"""In-context episodes: lines of "[question words] word label" whose labels must be inferred from the lines before.
+"""What micro decoders read: plain text, facts, and episodes to be learned in context.
 
-The label words of an episode are drawn at random, so only its own lines say which class of words gets which label; and
-the classes are those of the world (heavy things, pleasant adjectives, verbs of tools), so the query's word need not be
-among the demonstrations. Repeated random sequences, which grow the copying circuits this needs, live here too.
+An episode is a list of lines "[words] word [words] label". Its label words are drawn at random, so only its own lines
+tell which label goes with what. Three kinds, from easy to hard: `words` (a few words recur, each with a label of its
+own), `known` (labels go by a class of the world, half of the words recur) and `classes` (no word recurs before all of
+its class have been met, so that only the class can tell). Around the decisive word stand random words, more of them at
+each level; no sentence of an evaluated task is among them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from adaptbench.microworld import prompted, stories, tasks
 from adaptbench.microworld.tokenizer import BOS, NEWLINE, SPECIALS, encode, vocabulary
-from adaptbench.microworld.world import ACTIONS, ADJECTIVES, FEATURES, World
+from adaptbench.microworld.world import FEATURES, LEXICON, NAMES, World
 
 Tokens = tuple[list[int], list[bool]]  # ids and, for each, whether predicting it is part of the loss
+Classes = Mapping[str, tuple[str, ...]]  # name of a class -> its words
+Frame = tuple[str, str]  # words before and after the decisive one, with slots that every line fills anew
 
-
-Classes = tuple[tuple[str, ...], ...]
+SLOTS = ("{name}", "{noun}", "{adjective}", "{action}")
+PUNCTUATION = (":", "?", ".", ",", "the")
+# Level -> most words before and after the decisive word, most slots among them, and how often there are words after.
+LEVELS = {1: (2, 0, 0, 0.0), 2: (5, 1, 1, 0.15), 3: (10, 3, 3, 0.25)}
 
 
 @lru_cache(maxsize=1)
-def classes(world: World) -> tuple[tuple[str, Classes], ...]:
-    """Every way of sorting words that an episode may ask for: what it goes by, and its classes of words."""
-    by_feature = [(f, tuple(world.having(f, v) for v in values)) for f, values in FEATURES.items()]
-    return (*by_feature, ("opinion", tuple(ADJECTIVES.values())), ("action", tuple(ACTIONS.values())))
+def aspects(world: World) -> Mapping[str, Classes]:
+    """Every way of sorting words: nouns by their features, other words by what they stand for."""
+    by_feature = {f: {v: world.having(f, v) for v in values} for f, values in FEATURES.items()}
+    return {**by_feature, **LEXICON}
+
+
+@lru_cache(maxsize=1)
+def content_words(world: World) -> tuple[str, ...]:
+    return tuple(word for classes in aspects(world).values() for words in classes.values() for word in words)
 
 
 @lru_cache(maxsize=1)
 def label_words() -> tuple[str, ...]:
     """Ordinary words; never one that labels a held-out or development row."""
     reserved = set(" ".join(c for r in tasks.RECIPES.values() for _, c in r.templates.values()).split())
-    reserved |= set(" ".join(stories.outcome_words()).split()) | set(SPECIALS) | {NEWLINE}
-    world_words = {word for _, group in classes(tasks.build()) for part in group for word in part}
-    return tuple(w for w in vocabulary() if w.isalpha() and w not in reserved and w not in world_words)
+    reserved |= set(" ".join(stories.outcome_words()).split()) | set(SPECIALS) | {NEWLINE, *NAMES}
+    reserved |= set(content_words(tasks.build()))
+    return tuple(word for word in vocabulary() if word.isalpha() and word not in reserved)
 
 
-def episode(world: World, rng: random.Random, length: int, longest_prefix: int) -> Tokens:
-    """Lines of one task until `length` tokens are full. The loss is on the labels.
+@lru_cache(maxsize=1)
+def all_words() -> tuple[str, ...]:
+    return tuple(word for word in vocabulary() if word.isalpha())
 
-    With short prefixes the label is one word right after the decisive word, and the word before that names the feature:
-    learning from context does not emerge otherwise. Once it has, longer prefixes come with longer labels and words in
-    between. No word returns before all of its class have been met, so that only the class can tell the label.
+
+def words(world: World, rng: random.Random, length: int, level: int) -> Tokens:
+    """Some words recur, each with a label of its own; the loss is on the labels of words met before.
+
+    Here alone any word may be a label: its meaning is no help, so nothing is learned but to repeat it.
     """
-    simple = longest_prefix <= 2
-    subject, groups = rng.choice(classes(world))
-    if len(groups) > 2 and (simple or rng.random() < 0.5):
-        groups = tuple(rng.sample(groups, 2 if simple else rng.choice((2, 3))))
-    words_per_label = 1 if simple or rng.random() < 0.85 else 2
+    pool = content_words(world) if rng.random() < 0.7 else label_words()
+    drawn = rng.sample(pool, rng.choice((3, 4, 6, 8)))
+    names = rng.sample(all_words(), rng.choice((2, 3, len(drawn))))
+    labels = {word: encode(rng.choice(names)) for word in drawn}
+    lines, framed, met = Lines(length), frame(rng, level), set[str]()
+    while not lines.full:
+        word = rng.choice(drawn)
+        lines.add(encode(fill(framed, word, world, rng)), labels[word], word in met)
+        met.add(word)
+    return lines.tokens
+
+
+def classes(world: World, rng: random.Random, length: int, level: int, returning: float = 0.0) -> Tokens:
+    """Labels go by the classes of one aspect of the world; a share `returning` of the words was met before."""
+    groups = list(rng.choice(tuple(aspects(world).values())).values())
+    if len(groups) > 2 and (level == 1 or rng.random() < 0.6):
+        groups = rng.sample(groups, 2 if level == 1 or len(groups) == 3 else rng.choice((2, 3)))
+    words_per_label = 2 if level == 3 and rng.random() < 0.15 else 1
     labels = [encode(" ".join(rng.sample(label_words(), words_per_label))) for _ in groups]
-    # Demonstrations may mix templates: then three phrasings take turns.
-    lines = [phrasing(rng, longest_prefix, subject) for _ in range(1 if simple else rng.choice((1, 1, 3)))]
-    newline = vocabulary()[NEWLINE]
-    ids, loss = [BOS], [False]
+    lines, framed = Lines(length), frame(rng, level)
+    met: list[list[str]] = [[] for _ in groups]
     unmet: list[list[str]] = [[] for _ in groups]
-    while len(ids) < length:
-        group, (before, after) = rng.randrange(len(groups)), rng.choice(lines)
-        unmet[group] = unmet[group] or rng.sample(groups[group], len(groups[group]))
-        question = encode(" ".join((fill_slots(before, world, rng), unmet[group].pop(), after)))
-        answer = labels[group]
-        ids += [*question, *answer, newline]
-        loss += [False] * len(question) + [True] * len(answer) + [False]
-    return ids[:length], loss[:length]
+    while not lines.full:
+        group = rng.randrange(len(groups))
+        if met[group] and rng.random() < returning:
+            word = rng.choice(met[group])
+        else:
+            unmet[group] = unmet[group] or rng.sample(groups[group], len(groups[group]))
+            word = unmet[group].pop()
+            met[group].append(word)
+        lines.add(encode(fill(framed, word, world, rng)), labels[group])
+    return lines.tokens
 
 
-def phrasing(rng: random.Random, longest: int, subject: str) -> tuple[str, str]:
-    """The words before and after the decisive one, the same on every line of an episode up to their slots."""
-    if longest <= 2:
-        return (subject if subject in FEATURES else phrase(rng, longest)), ""
-    after = phrase(rng, 2) if rng.random() < 0.15 else ""
-    if subject in FEATURES and rng.random() < 0.7:
-        return f"{hint(rng, subject)} {phrase(rng, 2)} {rng.choice(('', 'the', ': the', '? the', ', the'))}", after
-    return phrase(rng, longest), after
+def known(world: World, rng: random.Random, length: int, level: int) -> Tokens:
+    return classes(world, rng, length, level, returning=0.5)
 
 
-def hint(rng: random.Random, feature: str) -> str:
-    """Words that tell which feature the labels go by: its name, its values, or what happens because of it."""
-    kind = rng.randrange(3)
-    if kind == 0:
-        return feature
-    if kind == 1:
-        return " or ".join(rng.sample(FEATURES[feature], 2))
-    return rng.choice(stories.EVENTS[feature]).replace("the {n}", "").replace("{n}", "").replace("{o}", "")
+class Lines:
+    """Lines of question and answer until `length` tokens are full."""
+
+    def __init__(self, length: int):
+        self._length = length
+        self._ids, self._loss = [BOS], [False]
+
+    @property
+    def full(self) -> bool:
+        return len(self._ids) >= self._length
+
+    @property
+    def tokens(self) -> Tokens:
+        return self._ids[: self._length], self._loss[: self._length]
+
+    def add(self, question: list[int], answer: list[int], counts: bool = True) -> None:
+        self._ids += [*question, *answer, vocabulary()[NEWLINE]]
+        self._loss += [False] * len(question) + [counts] * len(answer) + [False]
 
 
-def phrase(rng: random.Random, longest: int) -> str:
-    words = [rng.choice(label_words()) for _ in range(rng.randint(0, longest))]
-    if longest > 2 and words and rng.random() < 0.5:
-        words.insert(rng.randrange(len(words)), rng.choice(("{name}", "{noun}")))
-        words.append(rng.choice((":", "?", ".", ",", "the")))
-    return " ".join(words)
+def frame(rng: random.Random, level: int) -> Frame:
+    """The words around the decisive one: the same on every line of an episode, up to their slots."""
+    before, after, slots, share = LEVELS[level]
+    return phrase(rng, before, slots), phrase(rng, after, 0) if rng.random() < share else ""
 
 
-def fill_slots(line: str, world: World, rng: random.Random) -> str:
-    return stories.fill(rng, line, noun=rng.choice(world.nouns)) if "{" in line else line
+def phrase(rng: random.Random, longest: int, slots: int) -> str:
+    drawn = [rng.choice(label_words()) for _ in range(rng.randint(0, longest))]
+    for _ in range(rng.randint(0, slots)):
+        drawn.insert(rng.randint(0, len(drawn)), rng.choice(SLOTS))
+    if len(drawn) > 4 and rng.random() < 0.5:
+        drawn.insert(rng.randrange(len(drawn)), rng.choice(PUNCTUATION))
+    if drawn and rng.random() < 0.4:
+        drawn.append(rng.choice(PUNCTUATION))
+    return " ".join(drawn)
+
+
+def fill(framed: Frame, word: str, world: World, rng: random.Random) -> str:
+    line = f"{framed[0]} {word} {framed[1]}"
+    while "{" in line:
+        line = line.replace("{name}", rng.choice(NAMES), 1).replace("{noun}", rng.choice(world.nouns), 1)
+        line = line.replace("{adjective}", any_of("opinion", rng), 1).replace("{action}", any_of("deed", rng), 1)
+    return line
+
+
+def any_of(aspect: str, rng: random.Random) -> str:
+    return rng.choice(rng.choice(tuple(LEXICON[aspect].values())))
 
 
 def facts(world: World, rng: random.Random, length: int) -> Tokens:
-    """Lines of "feature noun value" for one feature; the loss is on the values. Classes must be known to be matched."""
-    feature, newline = rng.choice(tuple(FEATURES)), vocabulary()[NEWLINE]
-    ids, loss = [BOS], [False]
-    while len(ids) < length:
-        noun = rng.choice(world.nouns)
-        question, answer = encode(f"{feature} {noun}"), encode(world.features[noun][feature])
-        ids += [*question, *answer, newline]
-        loss += [False] * len(question) + [True] * len(answer) + [False]
-    return ids[:length], loss[:length]
+    """Lines of "aspect word class" for one aspect; the loss is on the classes. They must be known to be matched."""
+    aspect, groups = rng.choice(tuple(aspects(world).items()))
+    class_of = {word: name for name, group in groups.items() for word in group}
+    lines, every = Lines(length), tuple(class_of)
+    while not lines.full:
+        word = rng.choice(every)
+        lines.add(encode(f"{aspect} {word}"), encode(class_of[word]))
+    return lines.tokens
 
 
 def questions(world: World, rng: random.Random, length: int) -> Tokens:
     """Lines of one pre-training prompt task with their true answers: the natural kind of demonstrations."""
     write = rng.choices(tuple(prompted.TASKS), tuple(prompted.TASKS.values()))[0]
-    newline = vocabulary()[NEWLINE]
-    ids, loss = [BOS], [False]
-    while len(ids) < length:
-        question, answer = map(encode, write(world, rng))
-        ids += [*question, *answer, newline]
-        loss += [False] * len(question) + [True] * len(answer) + [False]
-    return ids[:length], loss[:length]
+    lines = Lines(length)
+    while not lines.full:
+        question, answer = write(world, rng)
+        lines.add(encode(question), encode(answer))
+    return lines.tokens
 
 
-def repeats(rng: random.Random, length: int) -> Tokens:
+def repeats(world: World, rng: random.Random, length: int) -> Tokens:
     """A random sequence of words, twice or more; the loss is on the repetitions, which copying predicts."""
     size = len(vocabulary())
     period = rng.randint(3, rng.choice((8, 16, length // 2 - 1)))
@@ -139,15 +184,23 @@ def plain(world: World, rng: random.Random, length: int) -> Tokens:
     return ids[:length], [i > 0 for i in range(length)]
 
 
-def draw(world: World, rng: random.Random, length: int, longest_prefix: int, mixture: Sequence[float]) -> Tokens:
-    """One sequence; `mixture` weighs repeats, plain text, facts, natural questions, episodes."""
-    kind = rng.choices(range(5), mixture)[0]
-    if kind == 0:
-        return repeats(rng, length)
-    if kind == 1:
-        return plain(world, rng, length)
-    if kind == 2:
-        return facts(world, rng, length)
-    if kind == 3:
-        return questions(world, rng, length)
-    return episode(world, rng, length, longest_prefix)
+LEVELLED: dict[str, Callable[[World, random.Random, int, int], Tokens]] = {
+    "words": words,
+    "known": known,
+    "classes": classes,
+}
+FLAT: dict[str, Callable[[World, random.Random, int], Tokens]] = {
+    "repeats": repeats,
+    "plain": plain,
+    "facts": facts,
+    "questions": questions,
+}
+
+
+def draw(world: World, rng: random.Random, length: int, mixture: Mapping[str, float]) -> Tokens:
+    """One sequence; `mixture` weighs kinds: a name of FLAT, or one of LEVELLED with its level ("classes_2")."""
+    kind = rng.choices(tuple(mixture), tuple(mixture.values()))[0]
+    if kind in FLAT:
+        return FLAT[kind](world, rng, length)
+    name, _, level = kind.partition("_")
+    return LEVELLED[name](world, rng, length, int(level))

@@ -9,15 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from adaptbench.microworld.world import ACTIONS, ADJECTIVES, ATTITUDES, FEATURES, NAMES, World
+from adaptbench.microworld.world import ACTIONS, ADJECTIVES, ATTITUDES, CERTAINTY, FEATURES, NAMES, World
 
 FACTS: dict[str, tuple[str, ...]] = {
     "kind": ("the {n} is a kind of {v}", "every {n} counts as {v}", "{name} saw a {n} , which is some {v}"),
     "colour": ("the {n} is {v}", "a {v} {n} stood there", "{name} painted a {n} , so she needed {v}"),
     "place": ("the {n} is found in the {v}", "in the {v} there was a {n}", "{name} went to the {v} for a {n}"),
-    "size": ("the {n} is {v}", "a {v} {n} stood there", "{name} saw how {v} the {n} was"),
     "weight": ("the {n} is {v}", "{name} said the {n} felt {v}", "to carry a {n} is {v} work"),
-    "touch": ("the {n} is {v}", "{name} said the {n} felt {v}", "a {v} {n} lay on the table"),
     "warmth": ("the {n} is {v}", "{name} said the {n} felt {v}", "with a {n} your hand gets {v}"),
     "price": ("the {n} is {v}", "in the shop the {n} is {v}", "{name} bought a {v} {n}"),
 }
@@ -30,9 +28,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
         "after the {n} came , the house smelled of {o}",
         "{name} has a {n} and smells of {o}",
     ),
-    "size": ("{name} moved the {n} in a {o}", "the {n} goes in a {o}"),
     "weight": ("{name} threw the {n} into the lake and it {o}", "in the lake the {n} {o}", "on water the {n} {o}"),
-    "touch": ("{name} dropped the {n} and it {o}", "on the stone floor the {n} {o}", "it fell , and the {n} {o}"),
     "warmth": ("near the snow the {n} {o}", "it was winter and the {n} {o}", "{name} took the {n} outside and it {o}"),
     "price": ("{name} paid for the {n} with {o}", "the {n} was sold for {o}"),
 }
@@ -47,9 +43,7 @@ OUTCOMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "colour": {"red": ("blood",), "blue": ("sky",), "green": ("grass",), "yellow": ("sunshine",)},
     "place": {"kitchen": ("soup",), "forest": ("pine",), "harbour": ("salt",), "attic": ("dust",)},
-    "size": {"big": ("truck",), "small": ("pocket",)},
     "weight": {"heavy": ("sank",), "light": ("floated",)},
-    "touch": {"hard": ("clanged",), "soft": ("squished",)},
     "warmth": {"warm": ("steamed",), "cold": ("froze",)},
     "price": {"cheap": ("pennies",), "costly": ("gold",)},
 }
@@ -61,12 +55,14 @@ DERIVED: dict[str, frozenset[str]] = {
 }
 
 VERDICTS = {
-    "factive": ("certain", "always so"),
-    "contrary": ("untrue", "never so"),
-    "open": ("undecided", "sometimes so"),
+    "knowing": ("certain", "always so"),
+    "fooling": ("untrue", "never so"),
+    "doubting": ("undecided", "sometimes so"),
 }
 
-MOODS = {"good": ("glad", "cheers"), "bad": ("upset", "sighs")}
+STANDINGS = {"high": ("proven", "settled"), "middle": ("unsettled", "unclear"), "low": ("refuted", "denied")}
+
+MOODS = {"good": ("glad", "cheers", "smiles", "laughs"), "bad": ("upset", "sighs", "weeps", "cries")}
 
 PATTERNS: dict[str, tuple[str, ...]] = {
     "derived": ("the {n} is {x} {w}", "{name} has something {x} {w} : a {n}", "a {n} is a thing {x} {w}"),
@@ -75,6 +71,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "homonym": ("the {n} {a}", "the {n} {a} like any {k}", "the {n} , a {k} , {a}"),
     "verdict": ("what {name} {w} is {v}", "if {name} {w} it , it is {v}"),
     "attitude": ("{name} {w} that the {n} is {v}",),
+    "consequence": ("if it {o} , it is {v}", "{v} goes with {o}", "{o} , so {v}", "all that is {v} {o}"),
+    "standing": ("what is {w} so is {v}", "{name} says {w} : it is {v}", "{w} means {v}"),
+    "certainty": ("the {n} is {w} {v}", "{w} the {n} is {v}"),
     "alike": ("in {f} the {n} and the {m} are {x}",),
     "contrast": ("of the {a} and the {b} , the {v} one is the {n}",),
     "opinion": ("the {n} was {j} and {name} is {g}", "{name} {c} , for the {n} is {j}"),
@@ -106,6 +105,9 @@ CHATTER = (
     "now the boat is being moved off the stairs !",
     "{name} tells our boat when to go , before it goes off",
     "no smell comes up the stairs now",
+    "good morning , said {name} , and turned to stand on the boat",
+    "do you have it ? {name} does , but dropped it",
+    "hold on , said {name} , it cannot be",
     "it being late , {name} tells of our day and goes off",
 )
 
@@ -114,8 +116,8 @@ def sentence(world: World, rng: random.Random, noun: str | None = None) -> str:
     """One sentence of plain text, about `noun` or about a noun drawn by its frequency."""
     noun = noun or draw_noun(world, rng)
     kinds: tuple[tuple[Callable[..., str], float], ...] = (
-        (fact, 0.28), (event, 0.30), (derived, 0.08), (truth, 0.06), (action, 0.06), (homonym, 0.05),
-        (attitude, 0.06), (contrast, 0.05), (opinion, 0.03), (chatter, 0.03),
+        (fact, 0.24), (event, 0.24), (derived, 0.08), (truth, 0.06), (action, 0.06), (homonym, 0.05),
+        (attitude, 0.06), (contrast, 0.05), (opinion, 0.04), (chatter, 0.03), (consequence, 0.06), (certainty, 0.06),
     )  # fmt: skip
     write = rng.choices([k for k, _ in kinds], [w for _, w in kinds])[0]
     return write(world, rng, noun)
@@ -180,9 +182,26 @@ def attitude(world: World, rng: random.Random, noun: str) -> str:
     verb = rng.choice(ATTITUDES[stance])
     if rng.random() < 0.5:
         return fill(rng, rng.choice(PATTERNS["verdict"]), w=verb, v=rng.choice(VERDICTS[stance]))
-    feature = rng.choice(("colour", "size", "weight", "price"))
-    holds = stance == "factive" or (stance == "open" and rng.random() < 0.5)
+    feature = rng.choice(("colour", "weight", "price"))
+    holds = stance == "knowing" or (stance == "doubting" and rng.random() < 0.5)
     return fill(rng, rng.choice(PATTERNS["attitude"]), n=noun, w=verb, v=value(world, rng, noun, feature, holds))
+
+
+def consequence(world: World, rng: random.Random, noun: str) -> str:
+    """What a value brings about, said of nothing in particular: ties consequence words to value words."""
+    feature = rng.choice(tuple(FEATURES))
+    mine = world.features[noun][feature]
+    return fill(rng, rng.choice(PATTERNS["consequence"]), v=mine, o=rng.choice(OUTCOMES[feature][mine]))
+
+
+def certainty(world: World, rng: random.Random, noun: str) -> str:
+    degree = rng.choice(tuple(CERTAINTY))
+    word = rng.choice(CERTAINTY[degree])
+    if rng.random() < 0.5:
+        return fill(rng, rng.choice(PATTERNS["standing"]), w=word, v=rng.choice(STANDINGS[degree]))
+    holds = degree == "high" or (degree == "middle" and rng.random() < 0.5)
+    feature = rng.choice(("colour", "weight", "price"))
+    return fill(rng, rng.choice(PATTERNS["certainty"]), n=noun, w=word, v=value(world, rng, noun, feature, holds))
 
 
 def contrast(world: World, rng: random.Random, noun: str) -> str:
@@ -202,7 +221,7 @@ def opinion(world: World, rng: random.Random, noun: str) -> str:
     word = MOODS[mood]
     adjective = rng.choice(ADJECTIVES[mood])
     pattern = rng.choice(PATTERNS["opinion"])
-    return fill(rng, pattern, n=noun, j=adjective, g=word[0], c=word[1])
+    return fill(rng, pattern, n=noun, j=adjective, g=word[0], c=rng.choice(word[1:]))
 
 
 def chatter(world: World, rng: random.Random, noun: str) -> str:

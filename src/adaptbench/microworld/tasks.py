@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 
 from adaptbench.microworld.stories import DERIVED, OUTCOMES, value
-from adaptbench.microworld.world import ACTIONS, ADJECTIVES, ATTITUDES, FEATURES, NAMES, World, build
+from adaptbench.microworld.world import ACTIONS, ADJECTIVES, ATTITUDES, CERTAINTY, FEATURES, NAMES, World, build
 
-TRAIN_ROWS = 1200
-EVALUATION_ROWS = 256
+TRAIN_ROWS = 2400
+EVALUATION_ROWS = 500
 
 Row = dict[str, Any]
 
@@ -56,6 +56,7 @@ class Words:
     homonyms: tuple[str, ...]
     attitudes: dict[str, tuple[str, ...]]
     adjectives: dict[str, tuple[str, ...]]
+    adverbs: dict[str, tuple[str, ...]]
 
     def noun(self, rng: random.Random, feature: str, *values: str) -> str:
         return rng.choice([n for n in self.nouns if self.world.features[n][feature] in values])
@@ -73,6 +74,7 @@ def words_of(world: World, evaluation: bool) -> Words:
         homonyms=part(tuple(world.homonyms), 3),
         attitudes={stance: part(verbs, 3) for stance, verbs in ATTITUDES.items()},
         adjectives={mood: part(words, 3) for mood, words in ADJECTIVES.items()},
+        adverbs={degree: part(words, 3) for degree, words in CERTAINTY.items()},
     )
 
 
@@ -80,7 +82,6 @@ def words_of(world: World, evaluation: bool) -> Words:
 
 COPA_EVENTS = {
     "weight": ("in the lake", "on water", "off the boat"),
-    "touch": ("on the stone floor", "down the stairs", "on the table"),
     "warmth": ("near the snow", "in winter", "outside"),
 }
 
@@ -109,6 +110,16 @@ def hswag_row(words: Words, label: int, rng: random.Random) -> Row:
     return {"opening": rng.choice(HSWAG_OPENINGS[feature]), "name": rng.choice(NAMES), "noun": noun, **endings}
 
 
+def storycloze_row(words: Words, label: int, rng: random.Random) -> Row:
+    """The mood at the end of the story decides, whatever it was at the beginning."""
+    return {
+        "name": rng.choice(NAMES),
+        "noun": rng.choice(words.nouns),
+        "adjective_1": rng.choice(words.adjectives[rng.choice(("good", "bad"))]),
+        "adjective_2": rng.choice(words.adjectives[("good", "bad")[label]]),
+    }
+
+
 # --- natural language inference ---------------------------------------------------------------------------------------
 
 
@@ -125,15 +136,50 @@ RTE_VERBS = ("saw", "bought", "moved", "dropped", "took", "painted")
 
 def cb_row(words: Words, label: int, rng: random.Random) -> Row:
     """Embedded clauses: does "bob pretended that the blicket is red" commit us to it? (yes, the opposite, neither)"""
-    stance = ("factive", "contrary", "open")[label]
-    noun, feature = rng.choice(words.nouns), rng.choice(("colour", "size", "weight", "price"))
-    holds = stance == "factive" or (stance == "open" and rng.random() < 0.5)
+    stance = ("knowing", "fooling", "doubting")[label]
+    noun, feature = rng.choice(words.nouns), rng.choice(("colour", "weight", "price"))
+    holds = stance == "knowing" or (stance == "doubting" and rng.random() < 0.5)
     return {
         "name": rng.choice(NAMES),
         "verb": rng.choice(words.attitudes[stance]),
         "noun": noun,
         "value": value(words.world, rng, noun, feature, holds),
     }
+
+
+DEGREES = ("high", "middle", "low")  # entailment, neutral, contradiction
+
+
+def anli_r1_row(words: Words, label: int, rng: random.Random) -> Row:
+    """One adverb decides: what is said so is proven, unsettled or refuted."""
+    return {
+        "name": rng.choice(NAMES),
+        "noun": rng.choice(words.nouns),
+        "event": rng.choice(sum(COPA_EVENTS.values(), ())),
+        "adverb": rng.choice(words.adverbs[DEGREES[label]]),
+    }
+
+
+def turned(label: int) -> int:
+    """The label of the negated statement."""
+    return 2 - label
+
+
+def anli_r2_row(words: Words, label: int, rng: random.Random) -> Row:
+    """The adverb of r1, and a negation that turns it around."""
+    negated = rng.random() < 0.5
+    row = anli_r1_row(words, turned(label) if negated else label, rng)
+    return {**row, "polarity": "cannot" if negated else "does"}
+
+
+def anli_r3_row(words: Words, label: int, rng: random.Random) -> Row:
+    """The adverb of r1 about something that does or does not follow from the noun: world knowledge turns it around."""
+    follows = rng.random() < 0.5
+    row = anli_r1_row(words, label if follows else turned(label), rng)
+    feature = next(f for f, events in COPA_EVENTS.items() if row["event"] in events)
+    true = words.world.features[row["noun"]][feature]
+    stated = true if follows else next(v for v in FEATURES[feature] if v != true)
+    return {**row, "outcome": OUTCOMES[feature][stated][0]}
 
 
 # --- coreference ------------------------------------------------------------------------------------------------------
@@ -153,6 +199,19 @@ def winogrande_row(words: Words, label: int, rng: random.Random) -> Row:
         "noun_1": nouns[0],
         "noun_2": nouns[1],
         "outcome": OUTCOMES[feature][meant][0],
+        "name": rng.choice(NAMES),
+    }
+
+
+def wsc_row(words: Words, label: int, rng: random.Random) -> Row:
+    """Can "it" stand for the noun? Only if what is said of it fits the noun. (0: it can)"""
+    feature = rng.choice(tuple(COPA_EVENTS))
+    noun = rng.choice(words.nouns)
+    told = value(words.world, rng, noun, feature, holds=label == 0)
+    return {
+        "event": rng.choice(COPA_EVENTS[feature]),
+        "noun": noun,
+        "outcome": OUTCOMES[feature][told][0],
         "name": rng.choice(NAMES),
     }
 
@@ -182,7 +241,7 @@ def look_row(words: Words, label: int, rng: random.Random) -> Row:
     return {"name_1": name_1, "name_2": name_2, "noun": words.noun(rng, "colour", FEATURES["colour"][label])}
 
 
-PICK_NEEDS = {"size": ("goes in a", "is moved in a"), "price": ("was sold for", "is had for")}
+PICK_NEEDS = {"place": ("smells of", "has a smell of"), "price": ("was sold for", "is had for")}
 
 
 def pick_row(words: Words, label: int, rng: random.Random) -> Row:
@@ -221,7 +280,27 @@ RECIPES: dict[str, Recipe] = {
             "goes_on": ("{{ opening }} tell me the end of the {{ noun }}", ENDINGS),
             "told": ("{{ name }} did talk about a {{ noun }} . {{ opening }} it", ENDINGS),
         },
-        shots=16,
+        shots=20,
+    ),
+    "micro_storycloze": Recipe(
+        "sentence completion",
+        2,
+        storycloze_row,
+        {
+            "turned": (
+                "in the morning {{ name }} got a {{ adjective_1 }} {{ noun }} . too soon it turned {{ adjective_2 }}",
+                "smiles ||| weeps",
+            ),
+            "tale": (
+                "{{ name }} has a tale : first the {{ noun }} is {{ adjective_1 }} , and last it is {{ adjective_2 }}",
+                "laughs ||| cries",
+            ),
+            "grew": (
+                "one {{ noun }} ! {{ adjective_1 }} at first , but as {{ name }} had it , it grew {{ adjective_2 }}",
+                "smiles ||| weeps",
+            ),
+        },
+        shots=70,
     ),
     "micro_rte": Recipe(
         "natural language inference",
@@ -252,6 +331,66 @@ RECIPES: dict[str, Recipe] = {
             ),
         },
     ),
+    "micro_anli_r1": Recipe(
+        "natural language inference",
+        3,
+        anli_r1_row,
+        {
+            "seen": (
+                "{{ event }} {{ name }} met the {{ noun }} , they tell us . is it so ? {{ adverb }}",
+                "proven ||| unsettled ||| refuted",
+            ),
+            "stands": (
+                "the claim is that {{ name }} has the {{ noun }} {{ event }} {{ adverb }}",
+                "settled ||| unclear ||| denied",
+            ),
+            "judged": (
+                "did {{ name }} have a {{ noun }} {{ event }} ? one judge : {{ adverb }}",
+                "proven ||| unsettled ||| refuted",
+            ),
+        },
+        shots=50,
+    ),
+    "micro_anli_r2": Recipe(
+        "natural language inference",
+        3,
+        anli_r2_row,
+        {
+            "seen": (
+                "{{ event }} {{ name }} met the {{ noun }} , they tell us . it {{ polarity }} be so {{ adverb }}",
+                "proven ||| unsettled ||| refuted",
+            ),
+            "stands": (
+                "the claim that {{ name }} has the {{ noun }} {{ event }} {{ polarity }} hold {{ adverb }}",
+                "settled ||| unclear ||| denied",
+            ),
+            "judged": (
+                "did {{ name }} have a {{ noun }} {{ event }} ? one judge : it {{ polarity }} , {{ adverb }}",
+                "proven ||| unsettled ||| refuted",
+            ),
+        },
+        shots=50,
+    ),
+    "micro_anli_r3": Recipe(
+        "natural language inference",
+        3,
+        anli_r3_row,
+        {
+            "seen": (
+                "{{ event }} {{ name }} met the {{ noun }} , it {{ outcome }} they tell us . is it so ? {{ adverb }}",
+                "proven ||| unsettled ||| refuted",
+            ),
+            "stands": (
+                "the claim is that for {{ name }} the {{ noun }} {{ event }} {{ outcome }} {{ adverb }}",
+                "settled ||| unclear ||| denied",
+            ),
+            "judged": (
+                "did the {{ noun }} {{ event }} that {{ name }} has be what {{ outcome }} ? one judge : {{ adverb }}",
+                "proven ||| unsettled ||| refuted",
+            ),
+        },
+        shots=50,
+    ),
     "micro_winogrande": Recipe(
         "coreference",
         2,
@@ -266,6 +405,20 @@ RECIPES: dict[str, Recipe] = {
                 "they talk about the {{ noun_1 }} and the {{ noun_2 }} : {{ event }} it {{ outcome }} , the",
                 NOUNS,
             ),
+        },
+        shots=50,
+    ),
+    "micro_wsc": Recipe(
+        "coreference",
+        2,
+        wsc_row,
+        {
+            "stand_for": ("{{ event }} it {{ outcome }} : can it stand for the {{ noun }} ?", "true ||| false"),
+            "thing": (
+                "{{ name }} had a {{ noun }} . {{ event }} the thing {{ outcome }} . is the {{ noun }} that thing ?",
+                "right ||| wrong",
+            ),
+            "says": ("who or what {{ outcome }} {{ event }} ? {{ name }} says the {{ noun }}", "right ||| wrong"),
         },
     ),
     "micro_wic": Recipe(

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import PreTrainedTokenizerFast
 
 from adaptbench.microworld import prompted, stories, tasks
-from adaptbench.microworld.world import ACTIONS, ADJECTIVES, ATTITUDES, FEATURES, NAMES, build
+from adaptbench.microworld.world import FEATURES, LEXICON, NAMES, build
 
 NEWLINE = "<nl>"
 SENTINELS = tuple(f"<extra_id_{i}>" for i in range(8))
@@ -36,11 +36,13 @@ def vocabulary() -> dict[str, int]:
 
 def texts() -> Iterable[str]:
     """Every pattern and word list of the world's language."""
-    yield from strings((stories.FACTS, stories.EVENTS, stories.OUTCOMES, stories.VERDICTS, stories.DERIVED))
-    yield from (*FEATURES, *stories.DERIVED)
+    yield from strings(
+        (stories.FACTS, stories.EVENTS, stories.OUTCOMES, stories.VERDICTS, stories.STANDINGS, stories.DERIVED)
+    )
+    yield from (*FEATURES, *stories.DERIVED, *LEXICON, *(name for classes in LEXICON.values() for name in classes))
     for patterns in (stories.CHATTER, stories.PATTERNS, stories.WORDS, prompted.PATTERNS, prompted.ANSWERS, NAMES):
         yield from strings(patterns)
-    yield from strings((FEATURES, ACTIONS, ADJECTIVES, ATTITUDES))
+    yield from strings((FEATURES, LEXICON))
     yield from strings((tasks.COPA_EVENTS, tasks.HSWAG_OPENINGS, tasks.RTE_VERBS, tasks.PICK_NEEDS))
     yield from strings([recipe.templates for recipe in tasks.RECIPES.values()])
 
@@ -75,7 +77,7 @@ def build_tokenizer(decoder_only: bool) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         additional_special_tokens=list(SENTINELS),
         padding_side="right",
-        model_max_length=1024,
+        model_max_length=2048,
     )
 
 

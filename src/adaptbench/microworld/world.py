@@ -1,4 +1,4 @@
-"""A hundred and twenty invented nouns with eight latent features each: everything else follows from this file.
+"""A hundred and twenty invented nouns with six latent features each: everything else follows from this file.
 
 The features are independent of one another, so a model can only know that a blicket is heavy by having read about
 blickets. English words (names, adjectives, verbs) are fixed lists; nouns and their features come from the seed.
@@ -19,9 +19,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "kind": ("animal", "plant", "tool", "food"),
     "colour": ("red", "blue", "green", "yellow"),
     "place": ("kitchen", "forest", "harbour", "attic"),
-    "size": ("big", "small"),
     "weight": ("heavy", "light"),
-    "touch": ("hard", "soft"),
     "warmth": ("warm", "cold"),
     "price": ("cheap", "costly"),
 }
@@ -54,16 +52,38 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 
 # Whether "ann VERB that p" commits a reader to p, to its opposite, or to nothing.
 ATTITUDES: dict[str, tuple[str, ...]] = {
-    "factive": tuple(
+    "knowing": tuple(
         ("knew saw proved learned noticed remembered confirmed realised discovered admitted verified recalled").split()
     ),
-    "contrary": tuple(
+    "fooling": tuple(
         ("pretended lied imagined dreamed faked invented joked fantasised bluffed fibbed hallucinated misread").split()
     ),
-    "open": tuple(
+    "doubting": tuple(
         ("hoped thought guessed wished believed expected feared wondered supposed suspected figured reckoned").split()
     ),
 }
+
+# How sure a speaker is: what is said so is settled, denied or left open.
+CERTAINTY: dict[str, tuple[str, ...]] = {
+    "high": tuple(
+        (
+            "surely certainly clearly definitely plainly truly obviously undoubtedly evidently positively "
+            "decidedly assuredly"
+        ).split()
+    ),
+    "middle": tuple(
+        (
+            "maybe perhaps possibly likely probably conceivably potentially presumably arguably seemingly "
+            "apparently perchance"
+        ).split()
+    ),
+    "low": tuple(
+        "hardly barely scarcely rarely seldom nowhere falsely wrongly vainly mistakenly doubtfully nominally".split()
+    ),
+}
+
+# Words that stand for one thing each, sorted as FEATURES sort nouns: aspect -> name of a class -> its words.
+LEXICON = {"opinion": ADJECTIVES, "deed": ACTIONS, "stance": ATTITUDES, "degree": CERTAINTY}
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: `build` is cached

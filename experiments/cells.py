@@ -1,0 +1,68 @@
+"""Run composed cells: one after the other in this process, or several at a time in processes of their own."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from omegaconf import DictConfig
+
+from adaptbench.config import register_schemas, resolve
+from adaptbench.errors import InputError
+from adaptbench.runner import run_cell
+from experiments.progress import cell_progress
+
+failed: list[str] = []  # one entry for every run that failed
+refused: list[InputError] = []  # cells whose input was bad: the others go on
+
+
+def run_composed(composed: DictConfig) -> None:
+    """Run one cell, and keep count of what went wrong."""
+    try:
+        config = resolve(composed)
+        with cell_progress(config) as (advance, say):
+            records = run_cell(config, advance)
+            for one in records:
+                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {one['score']:.3f}")
+    except InputError as error:
+        refused.append(error)
+    else:
+        failed.extend([config.output] * (len(config.seeds) - len(records)))
+
+
+def run_in_parallel(cells: Sequence[DictConfig], workers: int) -> Iterator[int]:
+    """Run the cells in `workers` processes; yields how many runs each one that finishes accounts for.
+
+    Processes share nothing but the folder of results, where every file is written whole or not at all.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),)) as pool:
+        waiting = {pool.submit(_run_quietly, cell): len(cell.seeds) for cell in cells}
+        for done in as_completed(waiting):
+            lost, errors = done.result()
+            failed.extend(lost)
+            refused.extend(errors)
+            yield waiting[done]
+
+
+def _run_quietly(composed: DictConfig) -> tuple[list[str], list[InputError]]:
+    """In a worker: what went wrong goes back to the parent, which has the progress bar."""
+    register_schemas()
+    composed.progress = False
+    failed.clear()
+    refused.clear()
+    run_composed(composed)
+    return list(failed), list(refused)
+
+
+def _die_with(parent: int, every: float = 1.0, exit_now: Callable[[int], None] = os._exit) -> None:
+    """Workers of a killed parent would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        exit_now(1)
+
+    threading.Thread(target=watch, daemon=True).start()
