@@ -1,7 +1,7 @@
 """One progress bar for everything a process runs, counted in runs, with an estimate of what is left."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -9,6 +9,21 @@ from tqdm import tqdm
 from adaptbench.config import Config
 
 _sweep: tqdm | None = None
+
+
+def announce(configs: Sequence[Config], missing: int) -> None:
+    """Before a sweep: how much there is to do, and how long it took where it was measured."""
+    total = sum(len(config.seeds) for config in configs)
+    line = f"{total} runs, {total - missing} of them there already"
+    measured = next((config.seconds_per_run for config in configs if config.seconds_per_run), None)
+    if measured and missing:
+        line += f"; about {duration(measured * missing)} on the machine conf/experiment names"
+    tqdm.write(line)
+
+
+def duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager

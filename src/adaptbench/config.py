@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
+from adaptbench.models.backbone import known_weights
 
 NORMS = ("token", "none", "character", "byte")
 LOSSES = ("lm", "unlikelihood", "length_normalized")
@@ -111,6 +112,8 @@ class Config:
     max_fused: int | None = None
     """Most runs to train in one pass; None: all seeds of a cell. Fewer where memory is short."""
     progress: bool = True
+    seconds_per_run: float | None = None
+    """Measured, on a machine named beside it: what a sweep says it will take."""
     cells: list[dict[str, Any]] = field(default_factory=list)
     """Which cells of a sweep's grid belong to it: [{model: [..], method: [..]}, ..]; empty means all."""
 
@@ -185,7 +188,7 @@ def scientific(config: Config, seed: int) -> dict[str, Any]:
     recipe.pop("training")  # the method already holds its share, and another method's share changes nothing
     return {
         "method": {"kind": config.method.kind, **asdict(config.method)},
-        "model": asdict(config.model),
+        "model": {**asdict(config.model), "weights": known_weights(config.model.path)},
         "dataset": asdict(config.dataset),
         "recipe": recipe,
         "seed": seed,

@@ -34,6 +34,12 @@ class Cell:
     few_shot_sets: Sequence[FewShotSet]
     run_ids: Sequence[str]
 
+    @property
+    def missing(self) -> int:
+        """Runs without a record yet."""
+        store = RunStore(Path(self.config.output))
+        return sum(not store.path("records", one, ".json").is_file() for one in self.run_ids)
+
 
 def prepare_cell(config: Config) -> Cell:
     """Read and check a cell's data.

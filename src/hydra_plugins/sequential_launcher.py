@@ -53,7 +53,7 @@ class SequentialLauncher(BasicLauncher):
         from adaptbench.config import resolve
         from adaptbench.runner import prepare_cell
         from experiments.cells import run_in_parallel
-        from experiments.progress import sweep_progress
+        from experiments.progress import announce, sweep_progress
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -62,11 +62,11 @@ class SequentialLauncher(BasicLauncher):
         entries: Any = OmegaConf.to_object(self.config.cells)
         wanted = [overrides for overrides in job_overrides if belongs(overrides, entries)]
         composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(wanted)]
-        runs, show = 0, True
-        for cell in composed:
-            config = resolve(without_hydra(cell))
-            prepare_cell(config)
-            runs, show = runs + len(config.seeds), show and config.progress
+        configs = [resolve(without_hydra(cell)) for cell in composed]
+        checked = [prepare_cell(config) for config in configs]
+        runs, show = sum(len(config.seeds) for config in configs), all(config.progress for config in configs)
+        if show:
+            announce(configs, sum(cell.missing for cell in checked))
         if self.workers > 1:
             with sweep_progress(runs, show) as bar:
                 for finished in run_in_parallel([without_hydra(cell) for cell in composed], self.workers):

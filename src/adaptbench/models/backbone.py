@@ -1,6 +1,7 @@
 """The frozen base model with its tokenizer, loaded once per process however many cells follow."""
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -121,6 +122,12 @@ def resolve_path(path: str) -> str:
             raise InputError(f"model.path={path!r}: no such shipped model; run `make pretrain`")
         return str(folder)
     return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+
+
+def known_weights(path: str) -> str | None:
+    """The hash in a folder's provenance, if it has one: rebuilt models must not be taken for the old ones."""
+    file = Path(resolve_path(path)) / "provenance.json"
+    return json.loads(file.read_text())["sha256"] if file.is_file() else None
 
 
 def pick_device(device: str) -> str:

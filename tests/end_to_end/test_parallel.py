@@ -1,0 +1,37 @@
+"""Cells in several processes leave what they leave one after the other."""
+
+import threading
+
+from experiments import cells
+from tests.end_to_end.test_runs import SMALL, lasting, records
+
+SWEEP = ("-m", "method=ia3,zero_shot,icl", "dataset=micro_cb,micro_rte", *SMALL)
+
+
+def test_two_workers_leave_the_records_of_one(call, tmp_path):
+    assert call(*SWEEP, "name=one") == 0
+    assert call(*SWEEP, "name=two", "hydra.launcher.workers=2") == 0
+    one, two = (records(tmp_path / "outputs" / name) for name in ("one", "two"))
+    assert len(one) == 12
+    assert one.keys() == two.keys()
+    for run_id in one:
+        assert {**lasting(one[run_id]), "experiment": ""} == {**lasting(two[run_id]), "experiment": ""}
+
+
+def test_what_goes_wrong_in_a_worker_is_counted_and_the_others_go_on(call, tmp_path, capsys):
+    code = call("-m", "method=ia3", "method.learning_rate=1e-2,1e30", *SMALL, "hydra.launcher.workers=2")
+    assert code == 1
+    assert "2 run(s) failed" in capsys.readouterr().err
+    assert len(records(tmp_path / "outputs/default")) == 2
+
+
+def test_bad_input_is_found_before_any_worker_starts(call, capsys, monkeypatch):
+    monkeypatch.setattr(cells, "run_in_parallel", lambda *_: 1 / 0)
+    assert call("-m", "method=ia3", "shots=8,99999", *SMALL, "hydra.launcher.workers=2") == 2
+    assert "only 2400 training rows" in capsys.readouterr().err
+
+
+def test_a_worker_ends_with_its_parent():
+    ended = threading.Event()
+    cells._die_with(parent=-1, every=0.01, exit_now=lambda _code: ended.set())
+    assert ended.wait(5)
