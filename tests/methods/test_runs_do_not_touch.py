@@ -10,20 +10,14 @@ from adaptbench.config import DatasetConfig
 from adaptbench.data.batching import collate, encode
 from adaptbench.data.fewshot import draw
 from adaptbench.data.sources import load_task
-from adaptbench.methods import METHODS
-from adaptbench.methods.base import PeftMethod
 from adaptbench.models.backbone import load_backbone
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
 from tests.factories import recipe, toy_task
+from tests.methods.roster import NOT_THE_IDENTITY, VARIANTS
 
-VARIANTS = {
-    **{kind: method(name=kind) for kind, method in METHODS.items() if issubclass(method, PeftMethod)},
-    "adapter": METHODS["adapter"](name="adapter", placement="pfeiffer", reduction=2),
-    "adapter_houlsby": METHODS["adapter"](name="adapter_houlsby", placement="houlsby", reduction=2),
-}
 SEEDS = (3, 11, 7)
 
 
@@ -89,7 +83,7 @@ def test_fused_evaluation_equals_separate_evaluation(backbones, variant):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "prefix"])
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in NOT_THE_IDENTITY])
 def test_a_fresh_delta_leaves_the_model_unchanged(backbones, architecture, variant):
     """All but prefix tuning start as the identity; a prefix takes attention from the first step."""
     backbone = backbones[architecture]

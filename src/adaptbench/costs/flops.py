@@ -50,8 +50,9 @@ class StepPrices:
         return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers
 
     def _choice_tokens(self, shape: Shape) -> int:
-        read = shape.target if self._run.adaptation.backbone.is_encoder_decoder else shape.target - 1
-        return shape.choices * read
+        backbone = self._run.adaptation.backbone
+        read = shape.target if backbone.is_encoder_decoder else shape.target - 1
+        return shape.choices * (read + backbone.virtual_tokens_of_choice)
 
     def _fit(self, kind: str, rows: int) -> np.ndarray:
         step = self._run.predict if kind == "predict" else self._run.forward_backward

@@ -32,7 +32,8 @@ class MetaRun:
 
     def predict(self, shape: Shape) -> Tensor:
         """Score the choices of a batch of this shape."""
-        with torch.inference_mode(), self.adaptation.attached():
+        served = self.adaptation.folded()
+        with torch.inference_mode(), served.attached():
             return token_log_probabilities(self.adaptation.backbone, meta_batch(shape))
 
     def forward_backward(self, shape: Shape) -> None:

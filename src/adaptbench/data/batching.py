@@ -47,31 +47,33 @@ class Batch:
 def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> Encoded:
     """Token ids of a prompt, after an optional context (the demonstrations of in-context learning).
 
+    Virtual token k, if a method has some, stands as id -1 - k right before the prompt's own tokens.
+
     Prompt and choice are tokenised apart and joined as ids, so the boundary never depends on the choice.
 
     Raises:
         InputError: the prompt does not fit the model.
     """
     tokenizer = backbone.tokenizer
+    before = (*context, *range(-1, -1 - backbone.virtual_tokens, -1))
     if backbone.is_encoder_decoder:
-        source = tuple(context) + tuple(tokenizer(prompt.input)["input_ids"])
+        own = tokenizer(prompt.input)["input_ids"]
         choices = tuple(tuple(tokenizer(choice)["input_ids"]) for choice in prompt.choices)
-        length = len(source)
+        length = len(before) + len(own)
     else:
         own = tokenizer(prompt.input, add_special_tokens=not context)["input_ids"]
-        source = tuple(context) + tuple(own)
         choices = tuple(
             tuple(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in prompt.choices
         )
-        length = len(source) + max(map(len, choices))
-    if not source or not all(choices):
+        length = len(before) + len(own) + max(map(len, choices))
+    if not (context or own) or not all(choices):
         raise InputError(f"template {prompt.template!r}, row {prompt.uid!r}: the tokenizer returns no tokens")
     if length > backbone.max_length:
         raise InputError(
             f"template {prompt.template!r}, row {prompt.uid!r}: {length} tokens do not fit "
             f"model.max_length={backbone.max_length}"
         )
-    return Encoded(prompt, source, choices)
+    return Encoded(prompt, (*before, *own), choices)
 
 
 def shape_of(rows: Sequence[Encoded]) -> Shape:

@@ -21,6 +21,10 @@ class InContextLearning(Method):
     """Concatenated demonstrations in the order of the draw. Whole demonstrations are dropped, first ones first,
     until the longest evaluated prompt fits the model."""
 
+    where = "the prompt"
+    formula = "p(y | demonstrations, x)"
+    source = "arXiv 2005.14165"
+
     separator: str = "\n\n"
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:

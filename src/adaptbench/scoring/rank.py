@@ -20,17 +20,20 @@ def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
 
 
 def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
+    """Each choice starts with its own copies of the method's virtual tokens, if any; they predict nothing."""
     n, choices, length = batch.targets.shape
+    virtual = backbone.virtual_tokens_of_choice
+    placeholders = -1 - torch.arange(virtual, device=batch.targets.device).expand(n, choices, -1)
     start = torch.full_like(batch.targets[..., :1], backbone.model.config.decoder_start_token_id)
-    inputs = torch.cat([start, batch.targets[..., :-1]], dim=2)
+    inputs = torch.cat([placeholders, start, batch.targets[..., :-1]], dim=2)
     logits = backbone.model(
         input_ids=batch.source,
         attention_mask=batch.source_mask[:, None, None],
         decoder_input_ids=inputs.flatten(1),
-        decoder_attention_mask=_apart(choices, length, batch.source.device)[None, None],
+        decoder_attention_mask=_apart(choices, virtual + length, batch.source.device)[None, None],
         use_cache=False,
     ).logits
-    return _log_p(logits.view(n, choices, length, -1), batch.targets)
+    return _log_p(logits.view(n, choices, virtual + length, -1)[:, :, virtual:], batch.targets)
 
 
 def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
