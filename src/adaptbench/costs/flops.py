@@ -36,6 +36,7 @@ class StepPrices:
     def __init__(self, run: MetaRun):
         self._run = run
         self._coefficients = lru_cache(maxsize=None)(self._fit)
+        self._exact = lru_cache(maxsize=None)(self._count)
 
     def predict(self, shape: Shape) -> int:
         """Scoring all choices of a batch of this shape."""
@@ -46,6 +47,8 @@ class StepPrices:
         return self._price("train", shape)
 
     def _price(self, kind: str, shape: Shape) -> int:
+        if not self._run.adaptation.backbone.packs_choices:  # then the prompt is read once per choice: no such polynomial
+            return self._exact(kind, shape)
         powers = _powers(shape.source, self._choice_tokens(shape))
         return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers
 
@@ -54,11 +57,14 @@ class StepPrices:
         read = shape.target if backbone.is_encoder_decoder else shape.target - 1
         return shape.choices * (read + backbone.virtual_tokens_of_choice)
 
-    def _fit(self, kind: str, rows: int) -> np.ndarray:
+    def _count(self, kind: str, shape: Shape) -> int:
         step = self._run.predict if kind == "predict" else self._run.forward_backward
-        shapes = [Shape(rows, *probe) for probe in PROBES]
         with no_gradients_left(self._run):
-            counts = [count(lambda shape=shape: step(shape)) for shape in shapes]  # type: ignore[misc]
+            return count(lambda: step(shape))
+
+    def _fit(self, kind: str, rows: int) -> np.ndarray:
+        shapes = [Shape(rows, *probe) for probe in PROBES]
+        counts = [self._count(kind, shape) for shape in shapes]
         system = [_powers(shape.source, self._choice_tokens(shape)) for shape in shapes]
         return np.linalg.solve(np.array(system), np.array(counts, dtype=float))
 

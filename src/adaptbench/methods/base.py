@@ -119,6 +119,13 @@ class Method:
 
     name: str = "unnamed"
 
+    def check(self) -> None:
+        """Find fault with the settings before any model is loaded.
+
+        Raises:
+            InputError: names the setting.
+        """
+
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         """The untrained adaptation. On a meta backbone it has no storage: for counting."""
         raise NotImplementedError

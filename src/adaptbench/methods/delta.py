@@ -88,6 +88,10 @@ class Delta(nn.Module):
         """Parameters that attach nowhere themselves; other pieces, attached later, refer to them."""
         self.pieces[name] = piece
 
+    def around(self, name: str, piece: Piece) -> None:
+        """Shared parameters with work to do once per pass: piece.begin() before the model runs, piece.end() after."""
+        self.attach(hooks.around, name, "", piece)
+
     def attach(self, how: hooks.Hook, key: str, path: str, piece: Piece, detail: Any = None) -> None:
         """Hook a piece onto the module at `path`. What is stored of it is named after `key`."""
         name = key.replace(".", "/")

@@ -134,3 +134,17 @@ def weight(module: nn.Module, piece: nn.Module, _runs: int, name: str) -> Undo:
         parameters[name] = own
 
     return undo
+
+
+def around(module: nn.Module, piece: Any, _runs: int, _detail: Any) -> Undo:
+    """piece.begin() before every pass through the module, piece.end() after it."""
+    handles = (
+        module.register_forward_pre_hook(lambda *_: piece.begin()),
+        module.register_forward_hook(lambda *_: piece.end(), always_call=True),
+    )
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo

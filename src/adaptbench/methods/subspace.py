@@ -8,6 +8,7 @@ That code lets every matrix see the first coordinates of θ only (as many as the
 never trains. Here each matrix reads on where the one before it stopped, in turns, so every coordinate is used.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,91 +34,109 @@ def walsh_hadamard(x: Tensor) -> Tensor:
 
 
 class Subspace(Piece):
-    """θ of d coordinates and a scale for each of M weights; a run's projections follow from its seed."""
+    """θ of d coordinates, a scale for each of M weights, and the fixed projections, which follow from a run's seed.
+
+    A projection of θ to n numbers is the first n of H G Π H B θ, over sqrt(n) |G| (so its columns have norm one): random
+    signs B, a permutation Π, normal numbers G and the Walsh-Hadamard matrix H, all of length L, the next power of two.
+    Projections of one length are computed together, once per pass.
+    """
 
     stored = ("seed",)
 
-    def __init__(self, runs: int, dimension: int, weights: int):
+    def __init__(self, runs: int, dimension: int, sizes: Sequence[int]):
         super().__init__()
         self.theta = nn.Parameter(torch.zeros(runs, dimension))
-        self.scale = nn.Parameter(torch.ones(runs, weights))
+        self.scale = nn.Parameter(torch.ones(runs, len(sizes)))
         self.register_buffer("seed", torch.zeros(runs, dtype=torch.long))
+        self.sizes = tuple(sizes)
+        self.offsets: list[int] = []
+        self.groups: dict[int, list[int]] = {}  # L -> weights
+        self.reads = 0
+        for index, size in enumerate(sizes):
+            length = 1 << (size - 1).bit_length()
+            self.groups.setdefault(length, []).append(index)
+            self.offsets.append(self.reads % dimension)
+            self.reads += min(length, dimension)
+        for length, members in self.groups.items():
+            shape = (runs, len(members), length)
+            self.register_buffer(f"sign_{length}", torch.ones(shape), persistent=False)
+            self.register_buffer(f"order_{length}", torch.zeros(shape, dtype=torch.long), persistent=False)
+            self.register_buffer(f"gauss_{length}", torch.ones(shape), persistent=False)
+        self.vectors: dict[int, Tensor] = {}
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         self.seed.copy_(torch.tensor([generator.initial_seed() for generator in generators]))  # type: ignore
-
-
-class Projection(Piece):
-    """A random projection of θ to `size` numbers: the first of H G Π H B θ, over sqrt(size) |G| (columns of norm one).
-
-    B are random signs, Π a permutation, G normal numbers and H the Walsh-Hadamard matrix, all of a length that is the
-    next power of two.
-    """
-
-    def __init__(self, subspace: Subspace, index: int, offset: int, size: int):
-        super().__init__()
-        self.subspace = subspace
-        self.index, self.size = index, size
-        runs, dimension = subspace.theta.shape
-        length = 1 << (size - 1).bit_length()
-        self.read = min(length, dimension)
-        self.register_buffer("sign", torch.ones(runs, length), persistent=False)
-        self.register_buffer("order", torch.zeros(runs, length, dtype=torch.long), persistent=False)
-        self.register_buffer("gauss", torch.ones(runs, length), persistent=False)
-        self.offset = offset % dimension
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """From the stored seed and the weight's index, and nothing else: loading must find the same again."""
-        length = self.sign.shape[1]  # type: ignore[index]
-        for run, seed in enumerate(self.subspace.seed.tolist()):  # type: ignore[operator]
-            generator = torch.Generator().manual_seed((seed * 1_000_003 + self.index) % 2**63)
-            self.sign[run] = torch.randint(0, 2, (length,), generator=generator) * 2.0 - 1.0  # type: ignore
-            self.order[run] = torch.randperm(length, generator=generator)  # type: ignore[operator]
-            self.gauss[run] = torch.randn(length, generator=generator)  # type: ignore[operator]
+        self.restored()
 
     def restored(self) -> None:
-        self.initialise(())
+        for run, seed in enumerate(self.seed.tolist()):  # type: ignore[operator]
+            generator = torch.Generator().manual_seed(seed)
+            for length, members in self.groups.items():
+                sign, order, gauss = self._fixed(length)
+                sign[run] = torch.randint(0, 2, sign[run].shape, generator=generator) * 2.0 - 1.0
+                gauss[run] = torch.randn(gauss[run].shape, generator=generator)
+                for member in range(len(members)):
+                    order[run, member] = torch.randperm(length, generator=generator)
 
-    def project(self) -> Tensor:  # (R, size)
-        sign, order, gauss = self.sign, self.order, self.gauss
-        length = sign.shape[1]  # type: ignore[index]
-        theta = torch.roll(self.subspace.theta, -self.offset, 1)[:, : self.read]
-        x = nn.functional.pad(theta, (0, length - self.read)) * sign
-        x = walsh_hadamard(x).gather(1, order) * gauss  # type: ignore[arg-type]
-        norm = (self.size * gauss.square().sum(1, keepdim=True)).sqrt()  # type: ignore[operator]
-        return walsh_hadamard(x)[:, : self.size] / norm
+    def project(self) -> dict[int, Tensor]:
+        """Weight -> its projection (R, size) of θ."""
+        vectors = {}
+        runs, dimension = self.theta.shape
+        for length, members in self.groups.items():
+            sign, order, gauss = self._fixed(length)
+            first = torch.tensor([self.offsets[index] for index in members], device=self.theta.device)
+            reads = min(length, dimension)
+            places = (first[:, None] + torch.arange(reads, device=self.theta.device)) % dimension
+            theta = self.theta[:, places.flatten()].view(runs, len(members), reads)
+            x = walsh_hadamard(nn.functional.pad(theta, (0, length - reads)) * sign)
+            x = walsh_hadamard(x.gather(2, order) * gauss) / gauss.square().sum(2, keepdim=True).sqrt()
+            for member, index in enumerate(members):
+                size = self.sizes[index]
+                vectors[index] = x[:, member, :size] / math.sqrt(size)
+        return vectors
 
-    @property
-    def factor(self) -> Tensor:  # (R, 1)
-        return self.subspace.scale[:, self.index : self.index + 1]
+    def begin(self) -> None:
+        """A pass through the model starts."""
+        self.vectors = self.project()
+
+    def end(self) -> None:
+        self.vectors = {}
+
+    def merge(self, module: nn.Module, run: int, detail: Any) -> None:
+        self.begin()
+
+    def _fixed(self, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(getattr(self, f"{name}_{length}") for name in ("sign", "order", "gauss"))  # type: ignore
 
 
-class OuterProduct(Projection):
-    """(x v) u^T times the scale: beside a linear map whose matrix W (d_out, d_in) becomes W + scale u v^T."""
+class OuterProduct(Piece):
+    """λ u (vᵀ x) beside a linear map: its matrix W (d_out, d_in) becomes W + λ u vᵀ."""
 
-    def __init__(self, subspace: Subspace, index: int, offset: int, d_in: int, d_out: int):
-        super().__init__(subspace, index, offset, d_in + d_out)
-        self.d_out = d_out
+    def __init__(self, subspace: Subspace, index: int, d_out: int):
+        super().__init__()
+        self.subspace, self.index, self.d_out = subspace, index, d_out
 
-    def vectors(self) -> tuple[Tensor, Tensor]:  # (R, d_out), (R, d_in)
-        projected = self.project()
-        return projected[:, : self.d_out] * self.factor, projected[:, self.d_out :]
+    def factors(self) -> tuple[Tensor, Tensor]:  # (R, d_out), (R, d_in)
+        vector = self.subspace.vectors[self.index]
+        scale = self.subspace.scale[:, self.index, None]
+        return vector[:, : self.d_out] * scale, vector[:, self.d_out :]
 
     def forward(self, hidden: Tensor) -> Tensor:  # (R, M, d_in) -> (R, M, d_out)
-        up, down = (vector.to(hidden.dtype) for vector in self.vectors())
-        return torch.bmm(hidden, down[:, :, None]) * up[:, None]
+        u, v = (factor.to(hidden.dtype) for factor in self.factors())
+        return torch.bmm(hidden, v[:, :, None]) * u[:, None]
 
     def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
-        up, down = self.vectors()
+        u, v = self.factors()
         rows = slice(*detail) if detail is not None else slice(None)
-        weight_matrix(module)[rows].add_(torch.outer(up[run], down[run]))
+        weight_matrix(module)[rows].add_(torch.outer(u[run], v[run]))
 
 
-class NormShift(Projection):
-    """w + scale * projection in place of a norm's weight w; its bias, where it has one, stays."""
+class NormShift(Piece):
+    """w + λ times the projection in place of a norm's weight w; its bias, where it has one, stays."""
 
-    def __init__(self, subspace: Subspace, index: int, offset: int, width: int, has_bias: bool):
-        super().__init__(subspace, index, offset, width)
+    def __init__(self, subspace: Subspace, index: int, width: int, has_bias: bool):
+        super().__init__()
+        self.subspace, self.index = subspace, index
         runs = len(subspace.theta)
         self.register_buffer("weight", torch.ones(runs, 1, width), persistent=False)
         self.register_buffer("bias", torch.zeros(runs, 1, width) if has_bias else None, persistent=False)
@@ -128,14 +147,17 @@ class NormShift(Projection):
         if self.bias is not None:
             self.bias.copy_(own.bias)  # type: ignore[operator]
 
+    def shift(self) -> Tensor:  # (R, D)
+        return self.subspace.vectors[self.index] * self.subspace.scale[:, self.index, None]
+
     def forward(self, normalised: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
-        weight = self.weight + (self.project() * self.factor)[:, None]  # type: ignore[operator]
+        weight = self.weight + self.shift()[:, None]  # type: ignore[operator]
         scaled = normalised * weight.to(normalised.dtype)
         return scaled if self.bias is None else scaled + self.bias.to(normalised.dtype)  # type: ignore
 
     def merge(self, module: nn.Module, run: int, detail: Any) -> None:
         own: Any = module
-        own.weight.add_((self.project() * self.factor)[run])
+        own.weight.add_(self.shift()[run])
 
 
 @register("intrinsic_said")
@@ -154,18 +176,15 @@ class IntrinsicSAID(PeftMethod):
     dimension: int = 500
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
+        linears, norms = anatomy.linears, anatomy.norms
+        sizes = [site.d_in + site.d_out for site in linears] + [norm.width for norm in norms]
+        subspace = Subspace(runs, self.dimension, sizes)
+        if subspace.reads < self.dimension:
+            raise InputError(f"method.dimension={self.dimension}: this model's projections read only {subspace.reads}")
         delta = Delta(runs)
-        subspace = Subspace(runs, self.dimension, len(anatomy.linears) + len(anatomy.norms))
-        delta.share("subspace", subspace)
-        offset = 0
-        for index, site in enumerate(anatomy.linears):
-            outer = OuterProduct(subspace, index, offset, site.d_in, site.d_out)
-            delta.beside(site, outer)
-            offset += outer.read
-        for index, norm in enumerate(anatomy.norms, len(anatomy.linears)):
-            shift = NormShift(subspace, index, offset, norm.width, norm.has_bias)
-            delta.norm(norm, shift)
-            offset += shift.read
-        if offset < self.dimension:
-            raise InputError(f"method.dimension={self.dimension}: this model's projections read only {offset}")
+        delta.around("subspace", subspace)
+        for index, site in enumerate(linears):
+            delta.beside(site, OuterProduct(subspace, index, site.d_out))
+        for index, norm in enumerate(norms, len(linears)):
+            delta.norm(norm, NormShift(subspace, index, norm.width, norm.has_bias))
         return delta

@@ -32,6 +32,7 @@ class Backbone:
     dtype: torch.dtype
     max_length: int
     virtual_tokens: int = 0  # places a method wants before every prompt's own tokens (prompt tuning)
+    packs_choices: bool = True  # choices may share a pass; not in models that extend plain masks themselves
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
 
     @property

@@ -16,6 +16,8 @@ from adaptbench.models.backbone import Backbone
 def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
     """(N, C, T) log p(y_t | x, y_<t) of each token of each choice; 0 where there is none."""
     score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
+    if not backbone.packs_choices:
+        score = _each_choice_alone
     return score(backbone, batch) * batch.target_mask
 
 
@@ -52,6 +54,25 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     first = _log_p(logits[:, :1, None].expand(-1, choices, -1, -1), batch.targets[..., :1])
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
+
+
+def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
+    """Every choice in a row of its own under plain masks, as wrapped models with virtual tokens of their own expect.
+
+    Such models read positions off the padded row, so with absolute positions (GPT-2) padding shifts them a little.
+    """
+    n, choices, length = batch.targets.shape
+    source, targets = batch.source.repeat_interleave(choices, 0), batch.targets.flatten(0, 1)
+    mask = batch.source_mask.repeat_interleave(choices, 0).long()
+    if backbone.is_encoder_decoder:
+        start = torch.full_like(targets[:, :1], backbone.model.config.decoder_start_token_id)
+        inputs = {"input_ids": source, "decoder_input_ids": torch.cat([start, targets[:, :-1]], dim=1)}
+    else:
+        inputs = {"input_ids": torch.cat([source, targets[:, :-1]], dim=1)}
+        mask = torch.cat([mask, torch.ones_like(targets[:, :-1])], dim=1)
+    seen = None if mask.is_meta else mask  # a mask changes no count, and looking into it needs contents
+    logits = backbone.model(**inputs, attention_mask=seen).logits[:, -length:]
+    return _log_p(logits.unflatten(0, (n, choices)), batch.targets)
 
 
 def _apart(choices: int, length: int, device: torch.device) -> Tensor:
