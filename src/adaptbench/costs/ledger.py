@@ -30,6 +30,7 @@ class Bill:
     memory_adapt: int | None
     memory_predict: int
     kv_cache: int
+    flops_predict_merged: float | None = None  # with what was learned folded into the weights, where that is possible
 
 
 _ledgers: dict[tuple[str, str, str], "CostLedger"] = {}
@@ -49,6 +50,8 @@ class CostLedger:
     def __init__(self, method: Method, backbone: Backbone, recipe: "RecipeConfig"):
         self._run = MetaRun.of(method, backbone, recipe)
         self._prices = StepPrices(self._run)
+        merged = self._run.merged(method)
+        self._merged_prices = StepPrices(merged) if merged is not None else None
         self._train_peak = lru_cache(maxsize=None)(partial(train_peak, self._run))
         self._predict_peak = lru_cache(maxsize=None)(partial(predict_peak, self._run))
         self._total_parameters = backbone.parameters_total
@@ -67,6 +70,9 @@ class CostLedger:
             memory_adapt=self._train_peak(_largest(steps)) if steps else None,
             memory_predict=self._predict_peak(_largest(singles)),
             kv_cache=self._kv_cache(adaptation, len(context)),
+            flops_predict_merged=(
+                total(self._merged_prices.predict, singles) / len(singles) if self._merged_prices else None
+            ),
         )
 
     def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
