@@ -85,7 +85,7 @@ def packed_against_single(backbone: Backbone, task: TaskData) -> Comparison:
 
 
 def mixed_against_one_at_a_time(backbone: Backbone, task: TaskData, kind: str) -> Comparison:
-    """A batch whose rows belong to eight tasks in turn, each with an adapter of its own, against a batch per adapter."""
+    """A batch whose rows belong to eight tasks in turn, each with its own adapter, against a batch per adapter."""
     runs = 8
     adaptation = METHODS[kind](name=kind).prepare(backbone, range(runs))
     assert adaptation.delta is not None

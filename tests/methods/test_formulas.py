@@ -82,8 +82,8 @@ def ia3(model, anatomy, p, _):
 
 
 def lora(model, anatomy, p, method):
+    scaling = method.alpha / method.rank
     for site in anatomy.linear(*method.targets):
-        scaling = method.alpha / method.rank
         linear(model, site, lambda y, x, s=site: y + scaling * (x @ p[f"{s.key}.a"] @ p[f"{s.key}.b"]))
 
 
@@ -244,7 +244,8 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
     delta.zero_grad()
 
     p = {name.removeprefix("pieces.").replace("/", "."): value[0] for name, value in delta.named_parameters()}
-    p["piece"] = delta.pieces["subspace"] if "subspace" in delta.pieces else None
+    if variant == "intrinsic_said":
+        p["piece"] = delta.pieces["subspace"]
     other, prefixes, gates = copy.deepcopy(model), {}, {}
     for site in anatomy.attentions if variant.startswith(("prefix", "unipelt")) else ():
         piece, module = delta.pieces[site.path.replace(".", "/")], other.get_submodule(site.path)

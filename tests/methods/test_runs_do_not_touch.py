@@ -152,7 +152,9 @@ def test_every_trainable_parameter_learns(backbones, architecture, variant):
     backbone, task = backbones[architecture], toy_task()
     method = replace(VARIANTS[variant], steps=4, learning_rate=0.05)
     start = method.prepare(backbone, SEEDS[:2]).folded()
-    end = method.adapt(backbone, task, [draw(task, seed) for seed in SEEDS[:2]], recipe(warmup_fraction=0.0, batch_size=2))
+    end = method.adapt(
+        backbone, task, [draw(task, seed) for seed in SEEDS[:2]], recipe(warmup_fraction=0.0, batch_size=2)
+    )
     for run in range(2):
         for name, value in end.delta.state_of(run).items():
             if name.endswith(".seed"):

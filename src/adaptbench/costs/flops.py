@@ -47,7 +47,7 @@ class StepPrices:
         return self._price("train", shape)
 
     def _price(self, kind: str, shape: Shape) -> int:
-        if not self._run.adaptation.backbone.packs_choices:  # then the prompt is read once per choice: no such polynomial
+        if not self._run.adaptation.backbone.packs_choices:  # the prompt is read once per choice: another polynomial
             return self._exact(kind, shape)
         powers = _powers(shape.source, self._choice_tokens(shape))
         return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers

@@ -78,9 +78,7 @@ def largest(information: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     best = flat.topk(count, sorted=False).indices.sort().values
     bounds = torch.tensor([0, *(tensor.numel() for tensor in information.values())]).cumsum(0)
     edges = torch.searchsorted(best.cpu(), bounds)
-    return {
-        name: best[edges[i] : edges[i + 1]] - bounds[i].to(best.device) for i, name in enumerate(information)
-    }
+    return {name: best[edges[i] : edges[i + 1]] - bounds[i].to(best.device) for i, name in enumerate(information)}
 
 
 @register("fish_mask")

@@ -131,9 +131,7 @@ def _is_transposed(backbone: Backbone) -> bool:
 
 
 def _ia3_write(method: IA3, backbone: Backbone, state: State) -> State:
-    written = {
-        f"{ROOT}{site.path}.ia3_l": state[f"{site.key}.vector"] for site in backbone.anatomy.linear("ff_out")
-    }
+    written = {f"{ROOT}{site.path}.ia3_l": state[f"{site.key}.vector"] for site in backbone.anatomy.linear("ff_out")}
     for path, sites in _by_path(backbone.anatomy.linear("k", "v")).items():
         whole = torch.ones(_width(backbone, sites[0]), 1)
         for site in sites:
@@ -221,9 +219,7 @@ def _norm_write(method: LayerNorm, backbone: Backbone, state: State) -> State:
 
 
 def _norm_read(method: LayerNorm, backbone: Backbone, state: State) -> State:
-    return {
-        name.removeprefix(ROOT).replace(".ln_tuning_layers.", "."): tensor[None] for name, tensor in state.items()
-    }
+    return {name.removeprefix(ROOT).replace(".ln_tuning_layers.", "."): tensor[None] for name, tensor in state.items()}
 
 
 def _prompt_settings(method: PromptTuning, backbone: Backbone) -> dict[str, Any]:

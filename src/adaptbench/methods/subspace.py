@@ -36,8 +36,9 @@ def walsh_hadamard(x: Tensor) -> Tensor:
 class Subspace(Piece):
     """θ of d coordinates, a scale for each of M weights, and the fixed projections, which follow from a run's seed.
 
-    A projection of θ to n numbers is the first n of H G Π H B θ, over sqrt(n) |G| (so its columns have norm one): random
-    signs B, a permutation Π, normal numbers G and the Walsh-Hadamard matrix H, all of length L, the next power of two.
+    A projection of θ to n numbers is the first n of H G Π H B θ, over sqrt(n) |G|, so that columns have norm one:
+    random signs B, a permutation Π, normal numbers G and the Walsh-Hadamard matrix H, all of length L, the next
+    power of two.
     Projections of one length are computed together, once per pass.
     """
 
