@@ -219,7 +219,7 @@ def expected_seeds(experiment: Experiment) -> dict[str, set[int]]:
     """Per dataset the seeds that any method with demonstrations or training tried, failed ones included."""
     drawing = experiment.records[experiment.records["shots"] > 0]
     tried = pd.concat([drawing[["dataset", "seed"]], experiment.failures[["dataset", "seed"]]])
-    return {name: set(group["seed"]) for name, group in tried.groupby("dataset")}
+    return {str(name): set(group["seed"]) for name, group in tried.groupby("dataset")}
 
 
 def build_arms(experiment: Experiment, datasets: list[str], doubts: dict[str, list[str]]) -> list[Arm]:
@@ -335,8 +335,8 @@ def summarise(experiment: Experiment) -> Summary:
     doubts: dict[str, list[str]] = {key: [] for key in ("missing", "metric", "mismatch", "items", "twice")}
     every = build_arms(experiment, datasets, doubts)
     arms = [arm for arm in every if arm.method not in ABLATION_ONLY]
-    chance = records.groupby("dataset")["chance"].median().to_dict()
-    metrics = records.groupby("dataset")["metric"].first().to_dict()
+    chance = {str(name): float(rows.median()) for name, rows in records.groupby("dataset")["chance"]}
+    metrics = {str(name): str(rows.iloc[0]) for name, rows in records.groupby("dataset")["metric"]}
     studied = [arm for arm in every if arm.method in ABLATION_ONLY]
     summary = Summary(experiment, arms, studied, datasets, chance, metrics)
     summary.comparisons = compare_all(arms, datasets)

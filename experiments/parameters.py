@@ -1,35 +1,104 @@
-"""Trainable parameters of every method on a model's shape, counted without weights.
+"""Trainable parameters of every method on a model's shape, counted without weights, beside the paper's figures.
 
     python -m experiments.parameters model=t0_3b [recipe=tfew] [format=json]
 
-`format=json` prints a list of rows with `method` and `trainable`.
+`format=json` prints a list of rows with `method` and `trainable`. The paper prints figures for T0-3B (Table 4); a row's
+`agrees` says whether the count rounds to the printed figure, in thousands of 1,000 or of 1,024.
 """
 
+import csv
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from adaptbench.config import register_schemas, resolve
-from adaptbench.models.backbone import meta_backbone
+from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.models.backbone import Backbone, meta_backbone
 from experiments.commandline import CONF, one_clear_line, take_option
 
-Row = dict[str, str | int | float]
+PUBLISHED = Path(__file__).parents[1] / "analysis" / "published" / "tfew.csv"
+PAPERS_NAME = {  # the configurations that are the paper's released ones -> their names in the paper's tables
+    "full_ft": "full_ft",
+    "bitfit_tfew": "bitfit_layernorm",
+    "layernorm": "layernorm",
+    "adapter_tfew": "adapter",
+    "compacter": "compacter",
+    "compacter_pp": "compacter_pp",
+    "prompt_10": "prompt_tuning_10",
+    "prompt_100": "prompt_tuning_100",
+    "prefix": "prefix_tuning",
+    "fish_mask_02": "fish_mask_0.2pct",
+    "fish_mask_002": "fish_mask_0.02pct",
+    "intrinsic_said_500k": "said_500k",
+    "intrinsic_said_20k": "said_20k",
+    "lora_tfew": "lora",
+    "ia3": "ia3",
+}
+UNITS = {"K": 1, "M": 2, "B": 3}
+
+Row = dict[str, Any]
 
 
-def rows(overrides: list[str]) -> list[Row]:
-    """One row for every option of conf/method, in increasing order of trainable parameters."""
+def configurations(overrides: list[str]) -> Iterator[tuple[str, Config, Backbone]]:
+    """Every option of conf/method with its configuration and the model without weights."""
     register_schemas()
-    found: list[Row] = []
+    backbone = None
     with initialize_config_dir(CONF, version_base="1.3"):
         for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
             config = resolve(compose("config", ["recipe=tfew", *overrides, f"method={option}"]))
             model = config.model
-            backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
-            trainable = config.method.prepare(backbone, seeds=[0]).trainable
-            found.append({"method": option, "trainable": trainable, "share": trainable / backbone.parameters_total})
+            backbone = backbone or meta_backbone(model.name, model.path, model.dtype, model.shape)
+            yield option, config, backbone
+
+
+def rows(overrides: list[str]) -> list[Row]:
+    """One row for every option of conf/method, in increasing order of trainable parameters."""
+    printed = figures_of_table_4()
+    found: list[Row] = []
+    for option, config, backbone in configurations(overrides):
+        trainable = config.method.prepare(backbone, seeds=[0]).trainable
+        row = {"method": option, "trainable": trainable, "share": trainable / backbone.parameters_total}
+        if config.model.name == "t0_3b" and option in PAPERS_NAME:
+            row["printed"] = printed[PAPERS_NAME[option]]
+            row["agrees"] = rounds_to(trainable, row["printed"])
+        found.append(row)
     return sorted(found, key=lambda row: row["trainable"])
+
+
+def figures_of_table_4() -> dict[str, str]:
+    """Parameters updated on T0-3B, as the paper prints them."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        return {
+            row["method"]: row["note"].removeprefix("as printed: ")
+            for row in csv.DictReader(file)
+            if row["table"] == "table4" and row["metric"] == "params_updated"
+        }
+
+
+def rounds_to(count: int, printed: str) -> bool:
+    """Whether a count, rounded or cut to as many digits as were printed, is the printed figure."""
+    number, power = printed[:-1], UNITS[printed[-1]]
+    digits = len(number.replace(".", "").rstrip("0"))
+    for thousand in (1000, 1024):
+        scaled = count / thousand**power
+        unit = 10.0 ** (math.floor(math.log10(scaled)) + 1 - digits)
+        if any(math.isclose(rounded * unit, float(number)) for rounded in (round(scaled / unit), scaled // unit)):
+            return True
+    return False
+
+
+def findings(found: list[Row]) -> list[str]:
+    """The paper's figures that its own released configurations do not give."""
+    return [
+        f"{row['method']}: the released configuration trains {row['trainable']:,} parameters; the paper prints "
+        f"{row['printed']}, which does not follow from it."
+        for row in found
+        if row.get("agrees") is False
+    ]
 
 
 def main() -> None:
@@ -42,9 +111,12 @@ def main() -> None:
     if style == "json":
         print(json.dumps(found, indent=1))
         return
-    print(f"{'method':20s} {'trainable':>15s} {'of the model':>14s}")
+    print(f"{'method':20s} {'trainable':>15s} {'of the model':>14s} {'paper':>8s}")
     for row in found:
-        print(f"{row['method']:20s} {row['trainable']:15,d} {row['share']:14.4%}")
+        line = f"{row['method']:20s} {row['trainable']:15,d} {row['share']:14.4%}"
+        print(f"{line} {row['printed']:>8s}" if "printed" in row else line)
+    for finding in findings(found):
+        print(f"\nFinding. {finding}")
 
 
 if __name__ == "__main__":

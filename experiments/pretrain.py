@@ -70,6 +70,7 @@ def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     """(IA)^3 on a frozen T0, trained on the mixture T0 was trained on (paper, section 3.4)."""
     backbone = load_backbone(recipe.start, str(finished(recipe.start, cfg)), "float32", None, "cpu")
     delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
+    assert delta is not None
     return Trainee(backbone.model, delta, lambda: delta.attached(backbone.model))
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -14,6 +16,8 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -73,6 +77,13 @@ def tiny_model(architecture: str, vocabulary: int) -> torch.nn.Module:
             attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, bos_token_id=2, eos_token_id=1,
         )  # fmt: skip
         return GPT2LMHeadModel(config)
+    if architecture in ("bert", "roberta"):  # methods attach to them; the runner scores no choices with them
+        make, model = (BertConfig, BertForMaskedLM) if architecture == "bert" else (RobertaConfig, RobertaForMaskedLM)
+        config = make(
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0,
+        )  # fmt: skip
+        return model(config)
     config = OPTConfig(
         vocab_size=vocabulary, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=2048, word_embed_proj_dim=32, dropout=0.0, pad_token_id=0,

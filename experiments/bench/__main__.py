@@ -84,6 +84,42 @@ def packed_against_single(backbone: Backbone, task: TaskData) -> Comparison:
     return Comparison(f"score_choices_{backbone.name}_{task.name}", packed, alone, "a pass for each choice")
 
 
+def mixed_against_one_at_a_time(backbone: Backbone, task: TaskData, kind: str) -> Comparison:
+    """A batch whose rows belong to eight tasks in turn, each with its own adapter, against a batch per adapter."""
+    runs = 8
+    adaptation = METHODS[kind](name=kind).prepare(backbone, range(runs))
+    assert adaptation.delta is not None
+    with torch.no_grad():
+        for parameter in adaptation.delta.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    rows = [encode(adaptation.backbone, prompt) for prompt in evaluation_prompts(task, "random")[:64]]
+    tasks = torch.arange(len(rows)) % runs
+    batch = collate(rows, backbone.pad_id)
+    singles = [METHODS[kind](name=kind).prepare(backbone, [0]) for _ in range(runs)]
+    batches = [collate(rows[run::runs], backbone.pad_id) for run in range(runs)]
+    for run, single in enumerate(singles):
+        assert single.delta is not None
+        single.delta.load_state_of(0, adaptation.delta.state_of(run))
+
+    @torch.inference_mode()
+    def mixed() -> torch.Tensor:
+        with adaptation.serving(tasks):
+            return token_log_probabilities(adaptation.backbone, batch)
+
+    @torch.inference_mode()
+    def one_at_a_time() -> list[torch.Tensor]:
+        results = []
+        for single, own in zip(singles, batches, strict=True):
+            with single.attached():
+                results.append(token_log_probabilities(single.backbone, own))
+        return results
+
+    together, apart = mixed(), one_at_a_time()
+    for run, scores in enumerate(apart):
+        assert torch.allclose(together[tasks == run].sum(2), scores.sum(2), atol=1e-3), f"{kind}: answers differ"
+    return Comparison(f"serve_{runs}_tasks_{kind}", mixed, one_at_a_time, "a batch for each adapter")
+
+
 def measure(comparison: Comparison, pairs: int) -> dict[str, object]:
     """Both sides in turn, `pairs` times, and the ratio other/ours of each pair: above 1, ours is faster."""
     seconds: dict[str, list[float]] = {"ours": [], "other": []}
@@ -120,6 +156,7 @@ def main() -> None:
         fused_against_separate(t5, rte, kind, arguments.steps) for kind in ("ia3", "lora", "adapter", "prefix")
     ]
     comparisons += [packed_against_single(t5, hswag)]
+    comparisons += [mixed_against_one_at_a_time(t5, rte, kind) for kind in ("ia3", "lora", "prompt")]
     comparisons += [packed_against_single(load_backbone("micro_gpt_l", "microworld:micro_gpt_l"), hswag)]
     results = [measure(comparison, arguments.pairs) for comparison in comparisons]
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -146,6 +146,7 @@ def resolve(composed: DictConfig) -> Config:
     if not isinstance(config.method, Method):
         raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
     _check(config)
+    config.method.check()
     return config
 
 

@@ -14,6 +14,9 @@ import pandas as pd
 
 SCHEMA = 1
 
+# Every record has these. Some have more: `flops.predict.merged` (per example, with the adapter folded into the weights;
+# null where that is impossible), `provenance.trained_parameters` (those of training, where a reparameterisation is
+# folded away afterwards), `provenance.demonstrations`, `provenance.final_loss`.
 KEYS = (
     *("run_id", "schema", "experiment", "method", "model", "dataset", "template", "seed", "shots", "metric"),
     *("score", "chance", "n_eval", "params.trainable", "params.total"),

@@ -167,6 +167,7 @@ def _record(
         "flops.adapt.paper": bill.flops_adapt_paper,
         "flops.predict.measured": bill.flops_predict,
         "flops.predict.paper": bill.flops_predict_paper,
+        "flops.predict.merged": bill.flops_predict_merged,
         "memory.adapt.peak_bytes": bill.memory_adapt,
         "memory.predict.peak_bytes": bill.memory_predict,
         "memory.kv_cache_bytes": bill.kv_cache,
@@ -181,6 +182,7 @@ def _record(
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
         },
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
+        "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
 

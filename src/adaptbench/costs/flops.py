@@ -41,6 +41,7 @@ class StepPrices:
     def __init__(self, run: MetaRun):
         self._run = run
         self._coefficients = lru_cache(maxsize=None)(self._fit)
+        self._exact = lru_cache(maxsize=None)(self._count)
 
     def predict(self, shape: Shape) -> int:
         """Scoring all choices of a batch of this shape."""
@@ -63,18 +64,24 @@ class StepPrices:
         return self._price("train", shape)
 
     def _price(self, kind: str, shape: Shape) -> int:
+        if not self._run.adaptation.backbone.packs_choices:  # the prompt is read once per choice: another polynomial
+            return self._exact(kind, shape)
         powers = _powers(shape.source, self._choice_tokens(shape))
         return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers
 
     def _choice_tokens(self, shape: Shape) -> int:
-        read = shape.target if self._run.adaptation.backbone.is_encoder_decoder else shape.target - 1
-        return shape.choices * read
+        backbone = self._run.adaptation.backbone
+        read = shape.target if backbone.is_encoder_decoder else shape.target - 1
+        return shape.choices * (read + backbone.virtual_tokens_of_choice)
+
+    def _count(self, kind: str, shape: Shape) -> int:
+        step = self._run.predict if kind == "predict" else self._run.forward_backward
+        with no_gradients_left(self._run):
+            return count(lambda: step(shape))
 
     def _fit(self, kind: str, rows: int) -> np.ndarray:
-        step = self._run.predict if kind == "predict" else self._run.forward_backward
         shapes = [Shape(rows, *probe) for probe in PROBES]
-        with no_gradients_left(self._run):
-            counts = [count(lambda shape=shape: step(shape)) for shape in shapes]  # type: ignore[misc]
+        counts = [self._count(kind, shape) for shape in shapes]
         system = [_powers(shape.source, self._choice_tokens(shape)) for shape in shapes]
         return np.linalg.solve(np.array(system), np.array(counts, dtype=float))
 

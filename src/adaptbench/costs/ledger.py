@@ -29,6 +29,7 @@ class Bill:
     memory_adapt: int | None
     memory_predict: int
     kv_cache: int
+    flops_predict_merged: float | None = None  # with what was learned folded into the weights, where that is possible
 
 
 _ledgers: dict[tuple[str, str, str], "CostLedger"] = {}
@@ -48,6 +49,8 @@ class CostLedger:
     def __init__(self, method: Method, backbone: Backbone, recipe: "RecipeConfig"):
         self._run = MetaRun.of(method, backbone, recipe)
         self._prices = StepPrices(self._run)
+        merged = self._run.merged(method)
+        self._merged_prices = StepPrices(merged) if merged is not None else None
         self._train_peak = lru_cache(maxsize=None)(partial(train_peak, self._run))
         self._predict_peak = lru_cache(maxsize=None)(partial(predict_peak, self._run))
         self._total_parameters = backbone.parameters_total
@@ -74,6 +77,11 @@ class CostLedger:
             memory_adapt=self._train_peak(_largest(steps)) if steps else None,
             memory_predict=self._predict_peak(_largest([shape for shape, _ in singles])),
             kv_cache=self._kv_cache(adaptation, max(len(reading.context) for reading in readings)),
+            flops_predict_merged=(
+                total(self._merged_prices.predict, [shape for shape, _ in singles]) / predictions
+                if self._merged_prices
+                else None
+            ),
         )
 
     def _after(self, reading: tuple[Shape, int]) -> int:

@@ -30,9 +30,16 @@ class MetaRun:
         meta = backbone if backbone.device.type == "meta" else backbone.on_meta()
         return cls(method.prepare(meta, seeds=[0]), recipe)
 
+    def merged(self, method: Method) -> "MetaRun | None":
+        """The same run with what it learned folded into the weights, where the method can."""
+        if not method.merges:
+            return None
+        return MetaRun(Adaptation(method.merge(self.adaptation), [0]), self.recipe)
+
     def predict(self, shape: Shape) -> Tensor:
         """Score the choices of a batch of this shape."""
-        with torch.inference_mode(), self.adaptation.attached():
+        served = self.adaptation.folded()
+        with torch.inference_mode(), served.attached():
             return token_log_probabilities(self.adaptation.backbone, meta_batch(shape))
 
     def forward_backward(self, shape: Shape) -> None:

@@ -1,7 +1,7 @@
 """From prompts to padded batches, with the runs of a fused pass as equal blocks of rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,12 +42,14 @@ class Batch:
     already_read: int = 0  # tokens before the source whose keys and values are shared by all rows
 
     def to(self, device: torch.device) -> "Batch":
-        tensors = (self.source, self.source_mask, self.targets, self.target_mask, self.label)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.already_read)
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "already_read"}
+        return replace(self, **moved)
 
 
 def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> Encoded:
     """Token ids of a prompt, after an optional context (the demonstrations of in-context learning).
+
+    Virtual token k, if a method has some, stands as id -1 - k right before the prompt's own tokens.
 
     Prompt and choice are tokenised apart and joined as ids, so the boundary never depends on the choice.
 
@@ -55,25 +57,25 @@ def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> E
         InputError: the prompt does not fit the model.
     """
     tokenizer = backbone.tokenizer
+    before = (*context, *range(-1, -1 - backbone.virtual_tokens, -1))
     if backbone.is_encoder_decoder:
-        source = tuple(context) + tuple(tokenizer(prompt.input)["input_ids"])
+        own = tokenizer(prompt.input)["input_ids"]
         choices = tuple(tuple(tokenizer(choice)["input_ids"]) for choice in prompt.choices)
-        length = len(source)
+        length = len(before) + len(own)
     else:
         own = tokenizer(prompt.input, add_special_tokens=not context)["input_ids"]
-        source = tuple(context) + tuple(own)
         choices = tuple(
             tuple(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in prompt.choices
         )
-        length = len(source) + max(map(len, choices))
-    if not source or not all(choices):
+        length = len(before) + len(own) + max(map(len, choices))
+    if not (context or own) or not all(choices):
         raise InputError(f"template {prompt.template!r}, row {prompt.uid!r}: the tokenizer returns no tokens")
     if length > backbone.max_length:
         raise InputError(
             f"template {prompt.template!r}, row {prompt.uid!r}: {length} tokens do not fit "
             f"model.max_length={backbone.max_length}"
         )
-    return Encoded(prompt, source, choices)
+    return Encoded(prompt, (*before, *own), choices)
 
 
 def shape_of(rows: Sequence[Encoded]) -> Shape:

@@ -1,4 +1,8 @@
-"""Bottleneck adapters: h + relu(h D + d) U + u after a sublayer (Houlsby et al. 2019, Pfeiffer et al. 2021)."""
+"""Bottleneck adapters: h + relu(h D + d) U + u after a sublayer (Houlsby et al. 2019, Pfeiffer et al. 2021).
+
+Houlsby et al. put one on every sublayer's output, before the residual sum; the T-Few paper's code does so after the
+feed-forward only. Pfeiffer et al. also have one per block, but it reads the sum of feed-forward and residual.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +16,9 @@ from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
 
 PLACEMENTS = {
-    "houlsby": ("self", "cross", "ff"),  # after every sublayer
-    "pfeiffer": ("ff",),  # after the feed-forward only; also the T-Few paper's choice
+    "houlsby": ("self", "cross", "ff"),
+    "tfew": ("ff",),
+    "pfeiffer": ("block",),
 }
 
 
@@ -42,15 +47,19 @@ class Bottleneck(Piece):
 @register("adapter")
 @dataclass(frozen=True)
 class Adapter(PeftMethod):
-    """Adapters of width d_model / reduction, in one of two placements."""
+    """Adapters of width d_model / reduction, in one of three placements."""
 
-    placement: str = "pfeiffer"
+    where = "sublayers' outputs, or blocks'"
+    formula = "h + relu(h D + d) U + u"
+    source = "arXiv 1902.00751 (houlsby), 2005.00247 (pfeiffer), 2205.05638 (tfew)"
+
+    placement: str = "tfew"
     reduction: int = 32
     init_scale: float = 0.02
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         if self.placement not in PLACEMENTS:
-            raise InputError(f"method.placement={self.placement!r}: expected {' or '.join(PLACEMENTS)}")
+            raise InputError(f"method.placement={self.placement!r}: expected one of {', '.join(PLACEMENTS)}")
         delta = Delta(runs)
         for site in anatomy.sublayers:
             if site.role in PLACEMENTS[self.placement]:

@@ -3,6 +3,7 @@
 In-context learning and fine-tuning are the same kind of thing here; zero-shot is the method that does nothing.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from safetensors.torch import save_model
-from torch import nn
+from torch import Tensor, nn
 
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.methods.contexts import Contexts
 from adaptbench.methods.delta import Delta
+from adaptbench.methods.norms import train_norms
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
 from adaptbench.training.loop import TrainingLog, train
@@ -56,14 +58,18 @@ class Adaptation:
         """What is trained."""
         if self.delta is not None:
             return list(self.delta.parameters())
-        return list(self.backbone.model.parameters()) if self.tuned else []
+        return [p for p in self.backbone.model.parameters() if p.requires_grad] if self.tuned else []
 
     @property
     def trainable(self) -> int:
-        """Trainable parameters of one run."""
+        """Trainable parameters of one run, as they are kept: a reparameterisation that only helps training is not."""
         if self.delta is not None:
-            return self.delta.parameters_per_run
+            return self.delta.folded().parameters_per_run
         return sum(parameter.numel() for parameter in self.parameters)
+
+    def folded(self) -> "Adaptation":
+        """The adaptation as it is kept and served once it is trained."""
+        return self if self.delta is None else replace(self, delta=self.delta.folded())
 
     @property
     def same_for_all_runs(self) -> bool:
@@ -74,6 +80,18 @@ class Adaptation:
     def attached(self) -> Iterator[None]:
         """Inside, `backbone.model` computes as adapted."""
         with self.delta.attached(self.backbone.model) if self.delta is not None else nullcontext():
+            yield
+
+    @contextmanager
+    def serving(self, tasks: Tensor) -> Iterator[None]:
+        """Inside, row n of a batch is computed as run `tasks[n]` adapted: one batch for many tasks (section 3.3).
+
+        Args:
+            tasks: (N,) run index of every row.
+        """
+        if self.delta is None:
+            raise ValueError("only deltas serve several tasks in one batch")
+        with self.delta.for_rows(tasks).attached(self.backbone.model):
             yield
 
     def save(self, folder: Path, run: int) -> None:
@@ -93,8 +111,19 @@ class Method:
 
     kind: ClassVar[str]
     fuses: ClassVar[bool] = True  # several runs can share one pass
+    merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
+    where: ClassVar[str] = "nothing"  # what it attaches to
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
 
     name: str = "unnamed"
+
+    def check(self) -> None:
+        """Find fault with the settings before any model is loaded.
+
+        Raises:
+            InputError: names the setting.
+        """
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         """The untrained adaptation. On a meta backbone it has no storage: for counting."""
@@ -111,6 +140,18 @@ class Method:
     ) -> Adaptation:
         """Adapt the model to a task, one run for each few-shot set. A method without more to do only prepares."""
         return self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
+
+    def merge(self, adaptation: Adaptation, run: int = 0) -> Backbone:
+        """A model that computes as run `run` does, without anything attached.
+
+        Raises:
+            NotImplementedError: what the method learns is no change of weights.
+        """
+        if not self.merges or adaptation.delta is None:
+            raise NotImplementedError(f"{self.name} cannot be merged into the weights")
+        merged = replace(adaptation.backbone, model=copy.deepcopy(adaptation.backbone.model))
+        adaptation.delta.merge(merged.model, run)
+        return merged
 
     def save(self, adaptation: Adaptation, folder: Path, run: int) -> int:
         """Store one run and return the bytes of the files written. The method's settings go with it."""
@@ -140,6 +181,18 @@ class TrainedMethod(Method):
         progress: bool = False,
     ) -> Adaptation:
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
+        return self.train(adaptation, task, few_shot_sets, recipe, template, progress)
+
+    def train(
+        self,
+        adaptation: Adaptation,
+        task: TaskData,
+        few_shot_sets: Sequence[FewShotSet],
+        recipe: "RecipeConfig",
+        template: str,
+        progress: bool,
+    ) -> Adaptation:
+        """Follow the gradients from a prepared adaptation, and fold away what only helped to train it."""
         if self.losses is not None:
             recipe = replace(recipe, losses=self.losses)
         with adaptation.attached():
@@ -156,23 +209,40 @@ class TrainedMethod(Method):
                 template=template,
                 progress=progress,
             )
-        return adaptation
+        return adaptation.folded()
 
 
 @dataclass(frozen=True)
 class PeftMethod(TrainedMethod):
     """A method that trains a small delta on a frozen model: `build` says what attaches where."""
 
+    layer_norms: bool = False
+    """Train all layer norms besides, as most of the paper's released configurations do."""
+
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         raise NotImplementedError
 
+    def room(self) -> tuple[int, int]:
+        """Virtual tokens to leave room for before a prompt, and in an encoder-decoder before each choice."""
+        return 0, 0
+
+    def delta(self, anatomy: Anatomy, runs: int) -> Delta:
+        """Everything that is trained, with constant initial values."""
+        delta = self.build(anatomy, runs)
+        if self.layer_norms:
+            train_norms(delta, anatomy)
+        return delta
+
     def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
-        """Initial values that need more than the module a piece attaches to."""
+        """Initial values that need the whole model, not only the module a piece attaches to."""
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+        before_prompt, before_choice = self.room()
+        before_choice = before_choice if backbone.is_encoder_decoder else 0
+        backbone = replace(backbone, virtual_tokens=before_prompt, virtual_tokens_of_choice=before_choice)
         if backbone.device.type == "meta":
             with torch.device("meta"):
-                return Adaptation(backbone, seeds, delta=self.build(backbone.anatomy, len(seeds)))
-        delta = self.build(backbone.anatomy, len(seeds)).initialise(seeds)
+                return Adaptation(backbone, seeds, delta=self.delta(backbone.anatomy, len(seeds)))
+        delta = self.delta(backbone.anatomy, len(seeds)).initialise(seeds, backbone.model)
         self.start(delta, backbone, seeds)
         return Adaptation(backbone, seeds, delta=delta.to(backbone.device))

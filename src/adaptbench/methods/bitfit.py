@@ -4,10 +4,12 @@ A trained bias equals the frozen one plus a learned shift, so one piece serves m
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import ROLES, Anatomy
@@ -23,6 +25,13 @@ class Shift(Piece):
     def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
         return hidden + self.bias.to(hidden.dtype)
 
+    def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
+        own: Any = module
+        if own.bias is None:
+            weight = own.weight
+            own.bias = nn.Parameter(torch.zeros(own.out_features).to(weight), requires_grad=weight.requires_grad)
+        own.bias[slice(*detail) if detail is not None else slice(None)].add_(self.bias[run, 0])
+
 
 @register("bitfit")
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class BitFit(PeftMethod):
     all the same, and leaves out the second feed-forward map (its pattern `w_o` never matches T5's `wo`):
     `targets=[q,k,v,o,ff_in,ff_gate]` gives that variant.
     """
+
+    where = "linear maps"
+    formula = "x W + b, b trained"
+    source = "arXiv 2106.10199"
+    merges = True
 
     targets: list[str] = field(default_factory=lambda: [role for role in ROLES if role != "k"])
 

@@ -5,24 +5,48 @@ through the frozen model trains R runs. A piece sees its input as (R, rows and p
 must keep runs apart; nothing else is asked of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adaptbench.models.anatomy import AttentionSite, LinearSite, SublayerSite
-from adaptbench.models.attention import PREFIXES
+from adaptbench.methods import hooks
+from adaptbench.models.anatomy import AttentionSite, EmbeddingSite, LinearSite, NormSite, SublayerSite
 
 
 class Piece(nn.Module):
     """One attached module: parameters with a leading run axis, and how each run's share is initialised."""
 
+    stored: ClassVar[tuple[str, ...]] = ()  # buffers (leading axis R) a run cannot be rebuilt without
+
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         """Draw the initial values, those of run r from its own generator. Constant ones need nothing."""
+
+    def adopt(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+        """Initial values that come from the module it attaches to."""
+
+    def folded(self) -> "Piece | None":
+        """What stays of the piece after training: itself, something smaller, or nothing."""
+        return self
+
+    def restored(self) -> None:
+        """Called when stored values have been loaded: recompute what follows from them."""
+
+    def merge(self, module: nn.Module, run: int, detail: Any) -> None:
+        """Change the module's own weights so that it computes as with run `run` of this piece attached.
+
+        Raises:
+            NotImplementedError: what the piece computes is no change of the module's weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be merged into the weights")
+
+
+Attachment = tuple[hooks.Hook, str, Piece, Any]  # how, path of the module, piece, detail
 
 
 class Delta(nn.Module):
@@ -32,63 +56,111 @@ class Delta(nn.Module):
         super().__init__()
         self.runs = runs
         self.pieces = nn.ModuleDict()
-        self._attachments: list[tuple[Callable[..., Any], str, Piece, tuple[int, int] | None]] = []
+        self._attachments: list[Attachment] = []
 
     def scale_or_shift(self, site: LinearSite | SublayerSite, piece: Piece) -> None:
         """Replace a linear map's or sublayer's output y by piece(y)."""
         columns = site.columns if isinstance(site, LinearSite) else None
         key = site.key if isinstance(site, LinearSite) else site.path
-        self._attach(_hook_output, key, site.path, piece, columns)
+        self.attach(hooks.output, key, site.path, piece, columns)
 
     def before(self, site: LinearSite, piece: Piece) -> None:
         """Replace a linear map's input x by piece(x)."""
-        self._attach(_hook_input, site.key, site.path, piece, None)
+        self.attach(hooks.before, site.key, site.path, piece)
 
     def beside(self, site: LinearSite, piece: Piece) -> None:
         """Add piece(x) to a linear map's output, x being its input."""
-        self._attach(_hook_parallel, site.key, site.path, piece, site.columns)
+        self.attach(hooks.beside, site.key, site.path, piece, site.columns)
 
     def prefix(self, site: AttentionSite, piece: Piece) -> None:
         """Prepend the keys and values that piece(number of rows) returns."""
-        self._attach(_hook_attention, site.path, site.path, piece, None)
+        self.attach(hooks.attention, site.path, site.path, piece)
 
-    def _attach(
-        self,
-        how: Callable[..., Any],
-        key: str,
-        path: str,
-        piece: Piece,
-        columns: tuple[int, int] | None,
-    ) -> None:
-        self.pieces[key.replace(".", "/")] = piece
-        self._attachments.append((how, path, piece, columns))
+    def norm(self, site: NormSite, piece: Piece) -> None:
+        """Replace a norm's weight and bias: the piece sees the normalised states."""
+        self.attach(hooks.norm, site.path, site.path, piece)
 
-    def initialise(self, seeds: Sequence[int]) -> "Delta":
+    def embed(self, site: EmbeddingSite, piece: Piece) -> None:
+        """Replace the model's input embeddings e by piece(e, ids); negative ids are virtual tokens."""
+        self.attach(hooks.embedding, f"prompt.{site.kind}", "", piece, site)
+
+    def share(self, name: str, piece: Piece) -> None:
+        """Parameters that attach nowhere themselves; other pieces, attached later, refer to them."""
+        self.pieces[name] = piece
+
+    def around(self, name: str, piece: Piece) -> None:
+        """Shared parameters with work to do once per pass: piece.begin() before the model runs, piece.end() after."""
+        self.attach(hooks.around, name, "", piece)
+
+    def attach(self, how: hooks.Hook, key: str, path: str, piece: Piece, detail: Any = None) -> None:
+        """Hook a piece onto the module at `path`. What is stored of it is named after `key`."""
+        name = key.replace(".", "/")
+        if name in self.pieces and self.pieces[name] is not piece:
+            raise ValueError(f"{key} has a piece already")
+        self.pieces[name] = piece
+        self._attachments.append((how, path, piece, detail))
+
+    def initialise(self, seeds: Sequence[int], model: nn.Module | None = None) -> "Delta":
         """Draw every run's initial values from its own seed, so that they do not depend on its company."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        for piece in self.pieces.values():
-            assert isinstance(piece, Piece)
+        for piece in self._pieces():
             piece.initialise(generators)
+        if model is not None:
+            for _, path, piece, _ in self._attachments:
+                piece.adopt(model.get_submodule(path), generators)
         return self
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         """The model computes with this delta inside the block, and as before after it."""
         with ExitStack() as stack:
-            for how, path, piece, columns in self._attachments:
-                stack.callback(how(model.get_submodule(path), piece, self.runs, columns))
+            for how, path, piece, detail in self._attachments:
+                stack.callback(how(model.get_submodule(path), piece, self.runs, detail))
             yield
+
+    def folded(self) -> "Delta":
+        """The delta as it is kept and served after training: without what only helped to train it."""
+        kept: dict[int, Piece | None] = {id(piece): piece.folded() for piece in self._pieces()}
+        if all(kept[id(piece)] is piece for piece in self._pieces()):
+            return self
+        folded = Delta(self.runs)
+        names = {id(piece): name for name, piece in self.pieces.items()}
+        for how, path, piece, detail in self._attachments:
+            smaller = kept[id(piece)]
+            if smaller is not None:
+                folded.attach(how, names[id(piece)], path, smaller, detail)
+        return folded
+
+    def for_rows(self, tasks: Tensor) -> "Delta":
+        """A delta that gives row n of a batch the parameters of run tasks[n]: every row a run of its own.
+
+        Args:
+            tasks: (N,) run index of every row.
+        """
+        rows = copy.deepcopy(self)
+        with torch.no_grad():
+            for tensor in [*rows.parameters(), *rows.buffers()]:
+                tensor.data = tensor.data[tasks]
+        rows.runs = len(tasks)
+        return rows
+
+    def merge(self, model: nn.Module, run: int) -> None:
+        """Change the model's weights so that it computes as with run `run` attached.
+
+        Raises:
+            NotImplementedError: some piece is no change of weights.
+        """
+        with torch.no_grad():
+            for _, path, piece, detail in self._attachments:
+                piece.merge(model.get_submodule(path), run, detail)
 
     @property
     def parameters_per_run(self) -> int:
         return sum(parameter[0].numel() for parameter in self.parameters())
 
     def state_of(self, run: int) -> dict[str, Tensor]:
-        """The parameters of one run, named after where they attach."""
-        return {
-            name.removeprefix("pieces.").replace("/", "."): parameter[run].detach().cpu().contiguous()
-            for name, parameter in self.named_parameters()
-        }
+        """What one run must keep, named after where it attaches: its parameters, and buffers that are `stored`."""
+        return {name: tensor[run].detach().cpu().contiguous() for name, tensor in self._state().items()}
 
     def load_state_of(self, run: int, state: dict[str, Tensor]) -> None:
         """Set one run's parameters; the names must be those of `state_of`.
@@ -96,14 +168,16 @@ class Delta(nn.Module):
         Raises:
             ValueError: a name or shape that does not match.
         """
-        own = {name.removeprefix("pieces.").replace("/", "."): parameter for name, parameter in self.named_parameters()}
+        own = self._state()
         if own.keys() != state.keys():
             raise ValueError(f"adapter names differ: {sorted(own.keys() ^ state.keys())[:4]}")
         with torch.no_grad():
-            for name, parameter in own.items():
-                if parameter[run].shape != state[name].shape:
-                    raise ValueError(f"{name}: {tuple(state[name].shape)} is not {tuple(parameter[run].shape)}")
-                parameter[run] = state[name]
+            for name, tensor in own.items():
+                if tensor[run].shape != state[name].shape:
+                    raise ValueError(f"{name}: {tuple(state[name].shape)} is not {tuple(tensor[run].shape)}")
+                tensor[run] = state[name]
+        for piece in self._pieces():
+            piece.restored()
 
     def save(self, folder: Path, run: int) -> None:
         save_file(self.state_of(run), folder / "adapter.safetensors")
@@ -111,54 +185,11 @@ class Delta(nn.Module):
     def load(self, folder: Path, run: int) -> None:
         self.load_state_of(run, load_file(folder / "adapter.safetensors"))
 
+    def _pieces(self) -> list[Piece]:
+        return list(self.pieces.values())  # type: ignore[arg-type]
 
-def per_run(tensor: Tensor, runs: int) -> Tensor:
-    """(N, ..., D) as (R, rows and positions of one run, D); N = R * B with runs as the outer blocks."""
-    return tensor.reshape(runs, -1, tensor.shape[-1])
-
-
-def _apply(piece: Piece, runs: int, tensor: Tensor) -> Tensor:
-    result = piece(per_run(tensor, runs))
-    return result.reshape(*tensor.shape[:-1], result.shape[-1])
-
-
-def _hook_output(module: nn.Module, piece: Piece, runs: int, columns: tuple[int, int] | None) -> Callable[[], None]:
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple) else output
-        if columns is None:
-            first = _apply(piece, runs, first)
-        else:
-            start, stop = columns
-            changed = _apply(piece, runs, first[..., start:stop])
-            first = torch.cat([first[..., :start], changed, first[..., stop:]], dim=-1)
-        return (first, *output[1:]) if isinstance(output, tuple) else first
-
-    return module.register_forward_hook(hook).remove
-
-
-def _hook_input(module: nn.Module, piece: Piece, runs: int, _columns: Any) -> Callable[[], None]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_apply(piece, runs, inputs[0]), *inputs[1:])
-
-    return module.register_forward_pre_hook(hook).remove
-
-
-def _hook_parallel(module: nn.Module, piece: Piece, runs: int, columns: tuple[int, int] | None) -> Callable[[], None]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        update = _apply(piece, runs, inputs[0])
-        if columns is not None:
-            update = nn.functional.pad(update, (columns[0], output.shape[-1] - columns[1]))
-        return output + update
-
-    return module.register_forward_hook(hook).remove
-
-
-def _hook_attention(module: nn.Module, piece: Piece, _runs: int, _columns: Any) -> Callable[[], None]:
-    if module in PREFIXES:
-        raise RuntimeError("this attention has a prefix already")
-    PREFIXES[module] = piece
-
-    def remove() -> None:
-        del PREFIXES[module]
-
-    return remove
+    def _state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = dict(self.named_parameters())
+        for name, piece in self.pieces.items():
+            state |= {f"pieces.{name}.{buffer}": getattr(piece, buffer) for buffer in piece.stored}  # type: ignore
+        return {name.removeprefix("pieces.").replace("/", "."): tensor for name, tensor in state.items()}

@@ -14,6 +14,9 @@ class FullFineTuning(TrainedMethod):
     """All parameters, on a copy of the base model."""
 
     fuses: ClassVar[bool] = False
+    where = "the weights"
+    formula = "all weights trained"
+    source = "arXiv 2205.05638, section 3.1"
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         if len(seeds) != 1:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adaptbench.errors import InputError
+from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.delta import Delta, Piece
-from adaptbench.models.anatomy import Anatomy
+from adaptbench.models.anatomy import Anatomy, weight_matrix
 from adaptbench.models.backbone import Backbone, resolve_path
 
 
@@ -25,6 +27,24 @@ class Scale(Piece):
         return hidden * self.vector.to(hidden.dtype)
 
 
+class ScaleOutput(Scale):
+    """On a linear map's output: (W x + b) * l = (diag(l) W) x + b * l."""
+
+    def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
+        own: Any = module
+        rows = slice(*detail) if detail is not None else slice(None)
+        weight_matrix(module)[rows].mul_(self.vector[run, 0, :, None])
+        if own.bias is not None:
+            own.bias[rows].mul_(self.vector[run, 0])
+
+
+class ScaleInput(Scale):
+    """On a linear map's input: W (x * l) = (W diag(l)) x."""
+
+    def merge(self, module: nn.Module, run: int, detail: Any) -> None:
+        weight_matrix(module).mul_(self.vector[run])
+
+
 @register("ia3")
 @dataclass(frozen=True)
 class IA3(PeftMethod):
@@ -33,6 +53,10 @@ class IA3(PeftMethod):
     In a gated feed-forward l_ff on that input equals l_ff on the output of the linear branch (T5's `wi_1`).
     """
 
+    where = "linear maps"
+    formula = "l_k ⊙ K, l_v ⊙ V, (l_ff ⊙ γ(x W_1)) W_2"
+    source = "arXiv 2205.05638, section 3.3"
+    merges = True
     pretrained: str | None = None  # start from these vectors (paper, section 3.4): a folder, or microworld:<name>
 
     def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
@@ -50,7 +74,7 @@ class IA3(PeftMethod):
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         for site in anatomy.linear("k", "v"):
-            delta.scale_or_shift(site, Scale(runs, site.d_out))
+            delta.scale_or_shift(site, ScaleOutput(runs, site.d_out))
         for site in anatomy.linear("ff_out"):
-            delta.before(site, Scale(runs, site.d_in))
+            delta.before(site, ScaleInput(runs, site.d_in))
         return delta

@@ -25,6 +25,10 @@ class InContextLearning(Method):
     Whole demonstrations are dropped, first ones first, until the longest evaluated prompt fits the model.
     """
 
+    where = "the prompt"
+    formula = "p(y | demonstrations, x)"
+    source = "arXiv 2005.14165"
+
     separator: str = "\n\n"
     strategy: str = (
         "concatenated"  # or "ensemble": one demonstration per pass, probabilities averaged (Min et al. 2022)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.delta import Delta, Piece
-from adaptbench.models.anatomy import ROLES, Anatomy
+from adaptbench.models.anatomy import ROLES, Anatomy, weight_matrix
 
 
 class LowRank(Piece):
@@ -30,11 +31,20 @@ class LowRank(Piece):
         down = torch.bmm(hidden, self.a.to(hidden.dtype))
         return torch.bmm(down, self.b.to(hidden.dtype)) * self.scaling
 
+    def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
+        rows = slice(*detail) if detail is not None else slice(None)
+        weight_matrix(module)[rows].add_((self.a[run] @ self.b[run]).T, alpha=self.scaling)
+
 
 @register("lora")
 @dataclass(frozen=True)
 class LoRA(PeftMethod):
     """Low-rank updates of every attention and feed-forward matrix, as the paper has it."""
+
+    where = "linear maps"
+    formula = "x W + (α / r) x A B"
+    source = "arXiv 2106.09685"
+    merges = True
 
     rank: int = 4
     alpha: float = 1.0

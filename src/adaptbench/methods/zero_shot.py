@@ -12,5 +12,8 @@ from adaptbench.models.backbone import Backbone
 class ZeroShot(Method):
     """The base model as it is."""
 
+    formula = "p(y | x)"
+    source = "arXiv 2110.08207"
+
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         return Adaptation(backbone, seeds)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import logging as hf_logging
 
 from adaptbench.errors import InputError
-from adaptbench.models.anatomy import Anatomy, anatomy_of
+from adaptbench.models.anatomy import ENCODERS_ONLY, Anatomy, anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
@@ -32,6 +32,9 @@ class Backbone:
     device: torch.device
     dtype: torch.dtype
     max_length: int
+    virtual_tokens: int = 0  # places a method wants before every prompt's own tokens (prompt tuning)
+    packs_choices: bool = True  # choices may share a pass; not in models that extend plain masks themselves
+    virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -69,6 +72,8 @@ def load_backbone(
     config = load_config(path)
     if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
         raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
+    if config.model_type in ENCODERS_ONLY:
+        raise InputError(f"model.path={path!r}: {config.model_type} is an encoder and cannot score answers")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     hf_logging.disable_progress_bar()
     try:

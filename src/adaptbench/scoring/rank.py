@@ -16,21 +16,26 @@ from adaptbench.models.backbone import Backbone
 def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
     """(N, C, T) log p(y_t | x, y_<t) of each token of each choice; 0 where there is none."""
     score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
+    if not backbone.packs_choices:
+        score = _each_choice_alone
     return score(backbone, batch) * batch.target_mask
 
 
 def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
+    """Each choice starts with its own copies of the method's virtual tokens, if any; they predict nothing."""
     n, choices, length = batch.targets.shape
+    virtual = backbone.virtual_tokens_of_choice
+    placeholders = -1 - torch.arange(virtual, device=batch.targets.device).expand(n, choices, -1)
     start = torch.full_like(batch.targets[..., :1], backbone.model.config.decoder_start_token_id)
-    inputs = torch.cat([start, batch.targets[..., :-1]], dim=2)
+    inputs = torch.cat([placeholders, start, batch.targets[..., :-1]], dim=2)
     logits = backbone.model(
         input_ids=batch.source,
         attention_mask=batch.source_mask[:, None, None],
         decoder_input_ids=inputs.flatten(1),
-        decoder_attention_mask=_apart(choices, length, batch.source.device)[None, None],
+        decoder_attention_mask=_apart(choices, virtual + length, batch.source.device)[None, None],
         use_cache=False,
     ).logits
-    return _log_p(logits.view(n, choices, length, -1), batch.targets)
+    return _log_p(logits.view(n, choices, virtual + length, -1)[:, :, virtual:], batch.targets)
 
 
 def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
@@ -49,6 +54,25 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     first = _log_p(logits[:, :1, None].expand(-1, choices, -1, -1), batch.targets[..., :1])
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
+
+
+def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
+    """Every choice in a row of its own under plain masks, as wrapped models with virtual tokens of their own expect.
+
+    Such models read positions off the padded row, so with absolute positions (GPT-2) padding shifts them a little.
+    """
+    n, choices, length = batch.targets.shape
+    source, targets = batch.source.repeat_interleave(choices, 0), batch.targets.flatten(0, 1)
+    mask = batch.source_mask.repeat_interleave(choices, 0).long()
+    if backbone.is_encoder_decoder:
+        start = torch.full_like(targets[:, :1], backbone.model.config.decoder_start_token_id)
+        inputs = {"input_ids": source, "decoder_input_ids": torch.cat([start, targets[:, :-1]], dim=1)}
+    else:
+        inputs = {"input_ids": torch.cat([source, targets[:, :-1]], dim=1)}
+        mask = torch.cat([mask, torch.ones_like(targets[:, :-1])], dim=1)
+    seen = None if mask.is_meta else mask  # a mask changes no count, and looking into it needs contents
+    logits = backbone.model(**inputs, attention_mask=seen).logits[:, -length:]
+    return _log_p(logits.unflatten(0, (n, choices)), batch.targets)
 
 
 def _apart(choices: int, length: int, device: torch.device) -> Tensor:

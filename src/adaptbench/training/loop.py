@@ -28,6 +28,7 @@ class TrainingLog:
     shapes: list[list[Shape]] = field(default_factory=list)  # R lists of one shape per step
     losses: list[list[float]] = field(default_factory=list)  # one list of R losses per step
     failures: dict[int, str] = field(default_factory=dict)  # run -> why it failed
+    trained_parameters: int | None = None  # of one run, while it trained
 
 
 def train(
@@ -56,6 +57,7 @@ def train(
     update = Adafactor(scale_parameter) if recipe.optimizer == "adafactor" else AdamW()
     optimizer = RunOptimizer(parameters, update, runs, run_axis)
     log = TrainingLog(shapes=[[] for _ in range(runs)])
+    log.trained_parameters = sum(parameter.numel() for parameter in parameters) // (runs if run_axis else 1)
     alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
     torch.manual_seed(few_shot_sets[0].seed)  # dropout
     backbone.model.train()
