@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def configurations(overrides: list[str]) -> Iterator[tuple[str, Config, Backbone
     backbone = None
     with initialize_config_dir(CONF, version_base="1.3"):
         for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
+            if option == "hf_peft" and find_spec("peft") is None:
+                continue  # an optional extra
             config = resolve(compose("config", ["recipe=tfew", *overrides, f"method={option}"]))
             model = config.model
             backbone = backbone or meta_backbone(model.name, model.path, model.dtype, model.shape)

@@ -52,7 +52,7 @@ CONF = Path(__file__).parents[2] / "conf"
         (["model.path=/no/such/folder"], "not a model folder"),
         (["model.path=microworld:giant"], "no such shipped model"),
         (["model=local"], "model.path"),
-        (["method=adapter", "method.placement=top"], "expected houlsby or pfeiffer"),
+        (["method=adapter", "method.placement=top"], "expected one of houlsby, tfew, pfeiffer"),
         (["method=lora", "method.targets=[q,z]"], "unknown z"),
         (["model.dtype=float16"], "T5 overflows in float16"),
         (["model.max_length=8"], "do not fit model.max_length=8"),

@@ -66,8 +66,9 @@ def put(model, path, compute):
 def norm(model, site, weight, bias=None):
     def compute(base, x):
         if "RMS" in type(base).__name__ or "T5" in type(base).__name__:
-            eps = getattr(base, "variance_epsilon", None) or base.eps
-            return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+            scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + base.variance_epsilon)
+            # The library takes these means in single precision, and Llama's norm also the product.
+            return (x * scale if "T5" in type(base).__name__ else (x.float() * scale).to(x.dtype)) * weight
         centred = x - x.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + base.eps).sqrt() * weight + bias
 
@@ -105,8 +106,8 @@ def adapter(model, anatomy, p, method):
 
 def compacter(model, anatomy, p, method):
     def layer(x, name):
-        factors = [(p[f"{name}.{part}"][i] for part in ("rule", "left", "right")) for i in range(method.n)]
-        return x @ sum(torch.kron(rule, left @ right) for rule, left, right in factors) + p[f"{name}.bias"]
+        terms = zip(*(p[f"{name}.{part}"] for part in ("rule", "left", "right")), strict=True)
+        return x @ sum(torch.kron(rule, left @ right) for rule, left, right in terms) + p[f"{name}.bias"]
 
     for site in reversed([site for site in anatomy.sublayers if site.role in method.after]):
         first_output(

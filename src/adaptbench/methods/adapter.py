@@ -57,9 +57,11 @@ class Adapter(PeftMethod):
     reduction: int = 32
     init_scale: float = 0.02
 
-    def build(self, anatomy: Anatomy, runs: int) -> Delta:
+    def check(self) -> None:
         if self.placement not in PLACEMENTS:
             raise InputError(f"method.placement={self.placement!r}: expected one of {', '.join(PLACEMENTS)}")
+
+    def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         for site in anatomy.sublayers:
             if site.role in PLACEMENTS[self.placement]:

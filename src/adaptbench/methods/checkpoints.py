@@ -79,7 +79,7 @@ def _place_of_scale(anatomy: Anatomy) -> dict[str, str]:
     places = {site.path: site.path for site in anatomy.linear("k", "v")}
     inner = {site.path.rpartition(".")[0]: site.path for site in anatomy.linear("ff_in")}
     for site in anatomy.linear("ff_out"):
-        places[inner[site.path.rpartition(".")[0]]] = site.path
+        places[inner.get(site.path.rpartition(".")[0], site.path)] = site.path
     return places
 
 

@@ -78,9 +78,11 @@ class Compacter(PeftMethod):
     rank: int = 1
     after: list[str] = field(default_factory=lambda: ["self", "ff"])
 
-    def build(self, anatomy: Anatomy, runs: int) -> Delta:
+    def check(self) -> None:
         if unknown := set(self.after) - {"self", "cross", "ff"}:
             raise InputError(f"method.after={sorted(unknown)}: expected some of self, cross, ff")
+
+    def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         for site in anatomy.sublayers:
             if site.role in self.after:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adaptbench.data.batching import Shape, collate, encode, shape_of
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.errors import InputError
 from adaptbench.methods import hooks
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
 from adaptbench.methods.delta import Delta, Piece
@@ -93,6 +94,10 @@ class FishMask(TrainedMethod):
     merges = True
 
     keep: float = 0.002
+
+    def check(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise InputError(f"method.keep={self.keep}: expected a share between 0 and 1")
 
     def count(self, backbone: Backbone) -> int:
         """How many parameters are trained."""

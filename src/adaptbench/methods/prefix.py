@@ -135,9 +135,11 @@ class Prefix(PeftMethod):
     text: list[str] = field(default_factory=list)
     init_scale: float = 0.02
 
-    def build(self, anatomy: Anatomy, runs: int) -> Delta:
+    def check(self) -> None:
         if len(self.text) not in (0, 2):
             raise InputError(f"method.text={self.text}: expected two texts, for input and answer, or none")
+
+    def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         shared: dict[str, PrefixInput] = {}
         for site in anatomy.attentions:

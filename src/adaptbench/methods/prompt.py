@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
@@ -71,6 +72,10 @@ class PromptTuning(PeftMethod):
 
     virtual_tokens: int = 10
     decoder: bool = True
+
+    def check(self) -> None:
+        if self.virtual_tokens < 1:
+            raise InputError(f"method.virtual_tokens={self.virtual_tokens}: expected at least 1")
 
     def room(self) -> tuple[int, int]:
         return self.virtual_tokens, self.virtual_tokens if self.decoder else 0
