@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptbench.data.templates import Template, load_promptsource
+from adaptbench.data.promptsource import load_promptsource
+from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
 
 ROW = {"premise": "it rains", "label": 1}

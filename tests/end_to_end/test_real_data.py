@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptbench.data.templates import load_promptsource
+from adaptbench.data.promptsource import load_promptsource
 from adaptbench.record import KEYS
 from tests.conftest import bpe_tokenizer, tiny_model
 from tests.end_to_end.test_runs import records

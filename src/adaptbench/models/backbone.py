@@ -14,6 +14,7 @@ from transformers.utils import logging as hf_logging
 from adaptbench.errors import InputError
 from adaptbench.models.anatomy import Anatomy, anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
+from adaptbench.models.placement import placement
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 SMALL = 10_000_000  # parameters
@@ -31,6 +32,7 @@ class Backbone:
     device: torch.device
     dtype: torch.dtype
     max_length: int
+    overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -42,7 +44,7 @@ class Backbone:
 
     @property
     def parameters_total(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return self.model.num_parameters()  # 4-bit weights are packed: counting elements would halve them
 
     def on_meta(self) -> "Backbone":
         """The same architecture without storage: for counting what a step costs."""
@@ -51,32 +53,47 @@ class Backbone:
 
     def unfrozen_copy(self) -> "Backbone":
         """A deep copy whose every parameter is trainable (full fine-tuning)."""
+        if getattr(self.model, "is_quantized", False):
+            raise InputError("model.quantization: quantised weights cannot be fine-tuned; use quantization=none")
         return replace(self, model=copy.deepcopy(self.model).requires_grad_(True))
 
 
 @lru_cache(maxsize=1)
 def load_backbone(
-    name: str, path: str, dtype: str = "float32", max_length: int | None = None, device: str = "auto"
+    name: str,
+    path: str,
+    dtype: str = "float32",
+    max_length: int | None = None,
+    device: str = "auto",
+    *,
+    overlong: str = "refuse",
+    device_map: str | None = None,
+    quantization: str = "none",
 ) -> Backbone:
     """Load a model folder, a hub id, or `microworld:<name>`, frozen and in evaluation mode.
 
     Raises:
-        InputError: nothing loadable at `path`, an architecture without an anatomy, or fp16 for a T5 (its
-            feed-forward activations overflow there).
+        InputError: nothing loadable at `path`, an architecture without an anatomy, a missing optional package, or
+            fp16 for a T5 (its feed-forward activations overflow there).
     """
     source = resolve_path(path)
     config = load_config(path)
     if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
         raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    target = torch.device(pick_device(device))
+    placing = placement(device_map, quantization, getattr(torch, dtype), target)
     hf_logging.disable_progress_bar()
     try:
-        model = auto.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=IMPLEMENTATION)
+        model = auto.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=IMPLEMENTATION, **placing)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _cannot_load(path, error) from error
-    target = torch.device(pick_device(device))
-    model.requires_grad_(False).eval().to(target)
+    model.requires_grad_(False).eval()
+    if placing:
+        target = model.get_input_embeddings().weight.device  # where a batch has to go; the rest follows by itself
+    else:
+        model.to(target)
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return Backbone(
@@ -87,6 +104,7 @@ def load_backbone(
         target,
         getattr(torch, dtype),
         max_length or _own_limit(config, tokenizer),
+        overlong,
     )
 
 
