@@ -1,11 +1,15 @@
 """The spine: one cell (a method on a model and a dataset, for some seeds), from configuration to records."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from adaptbench import provenance
 from adaptbench.config import Config, run_id, scientific
@@ -34,6 +38,11 @@ class Cell:
     prompts: Sequence[Prompt]
     few_shot_sets: Sequence[FewShotSet]
     run_ids: Sequence[str]
+
+    @cached_property
+    def prompts_id(self) -> str:
+        """Names what was evaluated, word for word."""
+        return hashlib.sha256(repr(list(self.prompts)).encode()).hexdigest()[:16]
 
 
 def prepare_cell(config: Config) -> Cell:
@@ -133,6 +142,7 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         "provenance.fused_with": [config.seeds[run] for run in group],
     }
     ledger = ledger_for(config.method, backbone, config.recipe)
+    store.write_prompts(cell.prompts_id, pd.DataFrame([asdict(prompt) for prompt in cell.prompts]))
     records = []
     for index, run in enumerate(group):
         failure = adaptation.log.failures.get(index) or not_finite(scores[index])
@@ -203,6 +213,7 @@ def _record(
             "few_shot": few_shot.sha256,
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
         },
+        "provenance.prompts": cell.prompts_id,
         "provenance.demonstrations": demonstrations[index] if demonstrations is not None else None,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }

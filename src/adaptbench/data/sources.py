@@ -27,7 +27,6 @@ def load_task(config: DatasetConfig) -> TaskData:
     if config.source not in ("files", "hub"):
         raise InputError(f"dataset.source={config.source!r}: expected microworld, files or hub")
     _check(config)
-    templates = _templates(config)
     draws = _draws(config)
     assert config.evaluation is not None
     return TaskData(
@@ -35,7 +34,7 @@ def load_task(config: DatasetConfig) -> TaskData:
         shots=config.shots or 0,
         train=_split(config, "train", config.train) if config.train and _pool_wanted(config, draws) else [],
         evaluation=_split(config, "evaluation", config.evaluation, labelled=not config.unlabelled),
-        templates=templates,
+        templates=_templates(config),
         metric=config.metric,
         draws=draws,
         sampling=config.sampling,

@@ -53,6 +53,13 @@ def predict(score: ChoiceScores, norm: str = "token") -> int:
     return int(np.argmax([value / length for value, length in zip(score.log_likelihoods, lengths, strict=True)]))
 
 
+def predicted(scores: pd.DataFrame, norm: str = "token") -> pd.Series:
+    """From a table of scores, uid -> predicted choice, in the table's order. Templates vote with their mean score."""
+    lengths = scores[LENGTHS[norm]] if norm in LENGTHS else 1
+    per_choice = (scores.log_likelihood / lengths).groupby([scores.uid, scores.choice], sort=False).mean().unstack()
+    return per_choice.loc[scores.uid.unique()].idxmax(axis=1)
+
+
 def accuracy(scores: list[ChoiceScores], norm: str = "token") -> float | None:
     """Share of items whose predicted choice is the right one; None where nobody knows it.
 
