@@ -9,9 +9,11 @@ from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.runner import run_cell
 from experiments.commandline import CONF, one_clear_line, program_arguments
+from experiments.dry_run import Estimate, estimate, report
 from experiments.progress import cell_progress
 
 failed: list[str] = []  # one entry for every run of this process that failed
+priced: list[tuple[Estimate, float]] = []  # dry run: the bill of every cell of this process
 refused: list[InputError] = []  # cells of this process whose input was bad: the others go on
 
 
@@ -19,6 +21,9 @@ refused: list[InputError] = []  # cells of this process whose input was bad: the
 def run(composed: DictConfig) -> None:
     try:
         config = resolve(composed)
+        if config.dry_run:
+            priced.append((estimate(config), config.gpu_tflops))
+            return
         with cell_progress(config) as (advance, say):
             records = run_cell(config, advance)
             for one in records:
@@ -36,6 +41,8 @@ def main() -> None:
         run()
         if refused:
             raise refused[0]
+    if priced:
+        print(report([one for one, _ in priced], priced[0][1]))
     if failed:
         print(f"{len(failed)} run(s) failed and will be tried again next time: {failed[0]}/failures/", file=sys.stderr)
         sys.exit(1)
