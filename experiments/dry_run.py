@@ -1,8 +1,8 @@
 """The bill of cells before any of them runs: `python -m experiments.run experiment=table1_t0_3b +dry_run=true`.
 
-Configuration, data and prompts have been checked by then, as before every run. Here each cell is priced on the meta device
-from its own prompts: lengths by the model's tokenizer where it is at hand, else by four characters a token, and the table
-says which. Nothing is loaded, trained or written.
+Configuration, data and prompts have been checked by then, as before every run. Here each cell is priced on the meta
+device from its own prompts: lengths by the model's tokenizer where it is at hand, else by four characters a token, and
+the table says which. Nothing is loaded, trained or written.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ def estimate(config: Config) -> Estimate:
 
 def report(estimates: Sequence[Estimate], tflops: float) -> str:
     """The table of a sweep with its sum."""
-    lines = [f"{'method':18s} {'model':12s} {'dataset':36s} {'runs':>5s} {'adapt':>9s} {'predict':>9s} {'GPU-hours':>10s}"]
+    lines = [
+        f"{'method':18s} {'model':12s} {'dataset':36s} {'runs':>5s} {'adapt':>9s} {'predict':>9s} {'GPU-hours':>10s}"
+    ]
     for one in estimates:
         lines.append(
             f"{one.method:18s} {one.model:12s} {one.dataset:36s} {one.runs:5d} {one.adapt:9.2e} {one.predict:9.2e} "
@@ -66,7 +68,9 @@ def report(estimates: Sequence[Estimate], tflops: float) -> str:
     hours, runs = sum(one.hours for one in estimates), sum(one.runs for one in estimates)
     lines.append(f"{len(estimates)} cells, {runs} runs: {hours:.1f} GPU-hours at {tflops:g} teraFLOP/s sustained.")
     if any(one.tokens == "estimated" for one in estimates):
-        lines.append(f"Lengths are estimated at {CHARACTERS_PER_TOKEN} characters a token: the tokenizer is not at hand.")
+        lines.append(
+            f"Lengths are estimated at {CHARACTERS_PER_TOKEN} characters a token: the tokenizer is not at hand."
+        )
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """Finished runs in lm-evaluation-harness's files: `python -m experiments.export outputs/<experiment>`.
 
 For every method, model and seed it writes `<experiment>/lm_eval/<method>-<model>-<seed>/results_<date>.json` and a
-`samples_<dataset>_<date>.jsonl` per dataset, in the layout of lm-evaluation-harness 0.4.13, for the viewers and scripts that
-read it. `acc`, `acc_norm` and `acc_bytes` are its metrics; `acc_token` is the paper's, which it does not have.
+`samples_<dataset>_<date>.jsonl` per dataset, in the layout of lm-evaluation-harness 0.4.13, for the viewers and scripts
+that read it. `acc`, `acc_norm` and `acc_bytes` are its metrics; `acc_token` is the paper's, which it does not have.
 Demonstrations are part of a method and not of a sample's prompt; `n-shot` counts them.
 """
 

@@ -1,8 +1,8 @@
 """RAFT's leaderboard files from finished runs: `python -m experiments.submit outputs/raft`.
 
 For every method, model and seed that has answered some of the tasks it writes
-`<experiment>/submissions/<method>-<model>-<seed>/data/<task>/predictions.csv` with the columns ID and Label, the layout of
-the leaderboard's own template repository, and says which tasks are missing or were evaluated on a part of the rows only.
+`<experiment>/submissions/<method>-<model>-<seed>/data/<task>/predictions.csv` with the columns ID and Label, the layout
+of the leaderboard's own template repository, and says which tasks are missing or were evaluated on a part of the rows.
 """
 
 import json

@@ -42,9 +42,7 @@ def _example(config: DatasetConfig, row: dict[str, Any], index: int, where: str,
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{origin}: operation {name!r} does not fit the row: {error!r}") from error
     mapped = {
-        field: _value(row, columns, origin)
-        for field, columns in config.columns.items()
-        if labelled or field != "label"
+        field: _value(row, columns, origin) for field, columns in config.columns.items() if labelled or field != "label"
     }
     row.update(mapped)
     if not labelled:

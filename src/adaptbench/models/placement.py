@@ -1,4 +1,4 @@
-"""Where and how a large model's weights are kept: spread by accelerate, or quantised by bitsandbytes (both optional)."""
+"""Where and how a large model's weights are kept: spread by accelerate, quantised by bitsandbytes (both optional)."""
 
 from importlib.util import find_spec
 from typing import Any
