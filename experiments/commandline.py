@@ -20,7 +20,7 @@ OPEN = ("dataset.columns", "dataset.labels", "dataset.local", "dataset.templates
 
 
 def program_arguments(arguments: list[str]) -> list[str]:
-    """Accept `+experiment=x` and `+dry_run=true` for the plain spelling, `dataset.labels={..}` for `+dataset.labels={..}`,
+    """Accept `+experiment=x` and `+dry_run=true` without the plus, `dataset.labels={..}` for `+dataset.labels={..}`,
     and `-m` at any place."""
     multirun = [one for one in arguments if one in ("-m", "--multirun")]
     return multirun + [_spelled(one) for one in arguments if one not in ("-m", "--multirun")]

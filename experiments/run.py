@@ -27,7 +27,8 @@ def run(composed: DictConfig) -> None:
         with cell_progress(config) as (advance, say):
             records = run_cell(config, advance)
             for one in records:
-                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {one['score']:.3f}")
+                score = "answered, no labels to score by" if one["score"] is None else f"{one['score']:.3f}"
+                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {score}")
     except InputError as error:
         refused.append(error)
     else:

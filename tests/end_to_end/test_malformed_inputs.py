@@ -54,7 +54,11 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "negative label": ({"eval.jsonl": jsonl({"text": "a", "label": -3})}, (), "row 0: label -3"),
     "fractional label": ({"eval.jsonl": jsonl({"text": "a", "label": 0.5})}, (), "label 0.5: expected bad, good"),
     "null label": ({"eval.jsonl": jsonl({"text": "a", "label": None})}, (), "label None: expected bad, good"),
-    "label beyond the choices": ({}, template(ASKS, "only ||| {{'two' if label == 0}}"), "non-empty choices"),
+    "label beyond the choices": (
+        {"eval.jsonl": jsonl({"text": "a", "label": 1})},
+        template(ASKS, "yes"),
+        "label 1 is outside the 1 choices",
+    ),
     "an identity twice": ({"eval.jsonl": jsonl(*[{**GOOD[0], "idx": 7}] * 2)}, (), "row 1: the uid '7' stands twice"),
     "empty text": (
         {"eval.jsonl": jsonl({"text": "  ", "label": 0})},
@@ -67,7 +71,7 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
         "the rendered input is empty",
     ),
     "empty choice": ({}, template(ASKS, "yes ||| "), "non-empty choices"),
-    "one choice": ({}, template(ASKS, "yes"), "outside the 1 choices"),
+    "one choice": ({}, template(ASKS, "yes"), "at least two"),
     "equal choices": ({}, template(ASKS, "yes ||| yes"), "the choices repeat"),
     "template syntax": ({}, template("{{text ||| x"), "template 'plain': syntax error"),
     "unknown field": (
@@ -168,7 +172,7 @@ def test_malformed_input_is_one_clear_line(call, capsys, monkeypatch, case):
 
 @pytest.mark.parametrize("case", AFTER_LOADING)
 def test_what_only_a_tokenizer_or_the_hub_can_know(call, capsys, monkeypatch, case):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     files, arguments, says = AFTER_LOADING[case]
     assert run(call, files, arguments) == 2
     assert says in one_line(capsys)
