@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.runner import run_cell
+from experiments.dry_run import Estimate, estimate
 from experiments.progress import cell_progress
 
 failed: list[str] = []  # one entry for every run that failed
+priced: list[tuple[Estimate, float]] = []  # dry run: the bill of every cell, and the teraFLOP/s it assumes
 refused: list[InputError] = []  # cells whose input was bad: the others go on
 
 
@@ -22,10 +24,14 @@ def run_composed(composed: DictConfig) -> None:
     """Run one cell, and keep count of what went wrong."""
     try:
         config = resolve(composed)
+        if config.dry_run:
+            priced.append((estimate(config), config.gpu_tflops))
+            return
         with cell_progress(config) as (advance, say):
             records = run_cell(config, advance)
             for one in records:
-                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {one['score']:.3f}")
+                score = "answered, no labels to score by" if one["score"] is None else f"{one['score']:.3f}"
+                say(f"{one['method']} · {one['model']} · {one['dataset']} · seed {one['seed']}: {score}")
     except InputError as error:
         refused.append(error)
     else:

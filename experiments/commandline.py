@@ -15,11 +15,22 @@ from adaptbench.errors import InputError
 CONF = str(Path(__file__).parents[1] / "conf")
 
 
+# Settings that are dictionaries of the user's own keys: Hydra wants `+` before those, and people forget it.
+OPEN = ("dataset.columns", "dataset.labels", "dataset.local", "dataset.templates")
+
+
 def program_arguments(arguments: list[str]) -> list[str]:
-    """Accept `+experiment=x` for `experiment=x`, as both spellings are common, and `-m` at any place."""
+    """Accept `+experiment=x` and `+dry_run=true` without the plus, `dataset.labels={..}` for `+dataset.labels={..}`,
+    and `-m` at any place."""
     multirun = [one for one in arguments if one in ("-m", "--multirun")]
-    rest = [one for one in arguments if one not in ("-m", "--multirun")]
-    return multirun + [one.removeprefix("+") if one.startswith("+experiment=") else one for one in rest]
+    return multirun + [_spelled(one) for one in arguments if one not in ("-m", "--multirun")]
+
+
+def _spelled(argument: str) -> str:
+    if argument.startswith(("+experiment=", "+dry_run=")):
+        return argument[1:]
+    name, _, value = argument.partition("=")
+    return f"+{argument}" if name in OPEN and value.startswith("{") else argument
 
 
 def take_option(arguments: list[str], name: str, known: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -6,8 +6,9 @@ import hydra
 from omegaconf import DictConfig
 
 from adaptbench.config import register_schemas
-from experiments.cells import failed, refused, run_composed
+from experiments.cells import failed, priced, refused, run_composed
 from experiments.commandline import CONF, one_clear_line, program_arguments
+from experiments.dry_run import report
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -22,6 +23,8 @@ def main() -> None:
         run()
         if refused:
             raise refused[0]
+    if priced:
+        print(report([one for one, _ in priced], priced[0][1]))
     if failed:
         print(f"{len(failed)} run(s) failed and will be tried again next time: {failed[0]}/failures/", file=sys.stderr)
         sys.exit(1)

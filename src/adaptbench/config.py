@@ -20,6 +20,7 @@ from adaptbench.models.backbone import known_weights
 NORMS = ("token", "none", "character", "byte")
 LOSSES = ("lm", "unlikelihood", "length_normalized")
 DTYPES = ("float32", "bfloat16", "float16")
+WHEREABOUTS = ("folder", "local", "draws", "fetch")  # of a dataset's files: their content has its own fingerprint
 
 
 @dataclass
@@ -31,6 +32,12 @@ class ModelConfig:
     dtype: str = "float32"
     max_length: int | None = None
     """Longest input in tokens; None takes the model's own limit."""
+    overlong: str = "refuse"
+    """Prompts beyond it: refuse, or truncate (and record how many were)."""
+    device_map: str | None = None
+    """auto: spread over the accelerators and the memory there are (accelerate); null: all on `device`."""
+    quantization: str = "none"
+    """none, 8bit or 4bit (bitsandbytes)."""
     shape: dict[str, Any] = field(default_factory=dict)
     """The architecture's published configuration, for counting without weights or network."""
 
@@ -43,20 +50,39 @@ class DatasetConfig:
     source: str = MISSING
     path: str | None = None
     subset: str | None = None
+    revision: str | None = None
     train: str | None = None
     evaluation: str | None = None
+    folder: str = "."
+    """Where relative paths of files start."""
+    local: dict[str, str] = field(default_factory=dict)
+    """Files that stand in for a hub data set's splits where they are there: {train: .., evaluation: ..}."""
     draws: str | None = None
     """Ready-made few-shot draws: a path with `{seed}` in it."""
+    sampling: str = "natural"
+    """How few-shot sets are drawn: natural (as they come) or stratified (equally many of each label)."""
     shots: int | None = None
     metric: str = "accuracy"
-    columns: dict[str, str] = field(default_factory=dict)
-    """Template field -> column of the file, where they differ."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Template field -> column of the file, or several of which the first there is counts; `a.b` looks inside `a`."""
+    operations: list[str] = field(default_factory=list)
+    """Named clean-ups of every row (see `data/rows.py`)."""
     labels: dict[str, int] = field(default_factory=dict)
     """Label as written in the file -> index of its answer choice."""
+    unlabelled: bool = False
+    """Evaluation rows have no labels: predictions are recorded and no score."""
+    without_losses: list[str] = field(default_factory=list)
+    """Losses of the recipe that training on this dataset leaves out."""
+    prompts: str | None = None
+    """own (`templates`) or promptsource; null: own where there are some."""
     promptsource: str | None = None
     """A promptsource `templates.yaml`; its original-task templates are used."""
+    promptsource_skip: list[str] = field(default_factory=list)
+    """Templates of that file to leave out."""
     templates: dict[str, dict[str, str]] = field(default_factory=dict)
     """Name -> {jinja, answer_choices}, in the P3 format."""
+    fetch: str | None = None
+    """What to type or do where the data are missing, if it is not the hub's own command."""
 
 
 @dataclass
@@ -101,7 +127,7 @@ class Config:
     limit: int | None = None
     """Evaluate only the first so many rows."""
     template: str = "random"
-    """`random`: one per example, as in the paper; or a template's name."""
+    """`random`: one per example, as in the paper; a template's name; or `all`: every one is scored."""
     norm: str = "token"
     """Length normalisation of choice scores: token, none, character, byte."""
     eval_batch_size: int = 64
@@ -114,6 +140,10 @@ class Config:
     progress: bool = True
     seconds_per_run: float | None = None
     """Measured, on a machine named beside it: what a sweep says it will take."""
+    dry_run: bool = False
+    """Check everything, price every cell, estimate the GPU hours, train nothing."""
+    gpu_tflops: float = 100.0
+    """Sustained teraFLOP/s that the estimate assumes: about a third of an A100's bfloat16 peak."""
     cells: list[dict[str, Any]] = field(default_factory=list)
     """Which cells of a sweep's grid belong to it: [{model: [..], method: [..]}, ..]; empty means all."""
 
@@ -147,12 +177,22 @@ def resolve(composed: DictConfig) -> Config:
         raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
     _check(config)
     config.method.check()
+    for loss in config.dataset.without_losses:
+        _expect("dataset.without_losses", loss, LOSSES)
+    config.recipe.losses = [loss for loss in config.recipe.losses if loss not in config.dataset.without_losses]
+    if not config.recipe.losses:
+        raise InputError(f"dataset.without_losses={config.dataset.without_losses}: leaves the recipe without a loss")
     return config
 
 
 def _check(config: Config) -> None:
     _expect("norm", config.norm, NORMS)
     _expect("model.dtype", config.model.dtype, DTYPES)
+    _expect("model.overlong", config.model.overlong, ("refuse", "truncate"))
+    _expect("model.quantization", config.model.quantization, ("none", "8bit", "4bit"))
+    if config.model.device_map not in (None, "auto"):
+        raise InputError(f"model.device_map={config.model.device_map!r}: expected auto or null")
+    _expect("dataset.sampling", config.dataset.sampling, ("natural", "stratified"))
     _expect("dataset.metric", config.dataset.metric, ("accuracy",))
     _expect("recipe.optimizer", config.recipe.optimizer, ("adafactor", "adamw"))
     _expect("tracking.name", config.tracking.name, ("none", "wandb"))
@@ -169,6 +209,8 @@ def _check(config: Config) -> None:
         "shots": config.shots,
         "limit": config.limit,
         "eval_batch_size": config.eval_batch_size,
+        "dataset.shots": config.dataset.shots,
+        "gpu_tflops": config.gpu_tflops,
         "max_fused": config.max_fused,
         "recipe.batch_size": config.recipe.batch_size,
         "model.max_length": config.model.max_length,
@@ -185,12 +227,14 @@ def _expect(name: str, value: str, known: tuple[str, ...]) -> None:
 
 def scientific(config: Config, seed: int) -> dict[str, Any]:
     """What a run's result depends on, and nothing else: where it is written or tracked does not belong here."""
+    dataset = {key: value for key, value in asdict(config.dataset).items() if key not in WHEREABOUTS}
+    model = {key: value for key, value in asdict(config.model).items() if key != "device_map"}
     recipe = asdict(config.recipe)
     recipe.pop("training")  # the method already holds its share, and another method's share changes nothing
     return {
         "method": {"kind": config.method.kind, **asdict(config.method)},
-        "model": {**asdict(config.model), "weights": known_weights(config.model.path)},
-        "dataset": asdict(config.dataset),
+        "model": {**model, "weights": known_weights(config.model.path)},
+        "dataset": dataset,
         "recipe": recipe,
         "seed": seed,
         "shots": config.shots,

@@ -68,6 +68,12 @@ class RunStore:
     def write_predictions(self, run_id: str, table: pd.DataFrame) -> None:
         self._atomically(self.path("predictions", run_id, ".parquet"), lambda path: table.to_parquet(path, index=False))
 
+    def write_prompts(self, name: str, table: pd.DataFrame) -> None:
+        """The evaluated prompts, once for all runs that share them: predictions hold scores and no text."""
+        path = self.path("prompts", name, ".parquet")
+        if not path.is_file():
+            self._atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+
     def write(self, record: RunRecord) -> None:
         """Write a record last, once everything else of its run is on disk; an earlier failure is forgotten."""
         text = json.dumps(record.values, indent=1, allow_nan=False)

@@ -1,27 +1,32 @@
 """The spine: one cell (a method on a model and a dataset, for some seeds), from configuration to records."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from adaptbench import provenance
 from adaptbench.config import Config, run_id, scientific
 from adaptbench.costs.ledger import Bill, ledger_for
-from adaptbench.data.example import TaskData, fingerprint
+from adaptbench.data.batching import Encoded
+from adaptbench.data.example import TaskData, fingerprint, wording
 from adaptbench.data.fewshot import FewShotSet, draw
 from adaptbench.data.sources import load_task
-from adaptbench.data.templates import Prompt
+from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
 from adaptbench.models.backbone import load_backbone
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.scoring.evaluate import evaluate, readings
-from adaptbench.scoring.metrics import ChoiceScores, accuracy, chance, not_finite, table
+from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, chance, items, not_finite, table
 from adaptbench.tracking import tracker
-from adaptbench.training.stream import evaluation_prompts
+from adaptbench.training.stream import DRAWN, evaluation_prompts
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Cell:
         store = RunStore(Path(self.config.output))
         return sum(not store.path("records", one, ".json").is_file() for one in self.run_ids)
 
+    @cached_property
+    def prompts_id(self) -> str:
+        """Names what was evaluated, word for word."""
+        return hashlib.sha256(repr(list(self.prompts)).encode()).hexdigest()[:16]
+
 
 def prepare_cell(config: Config) -> Cell:
     """Read and check a cell's data.
@@ -48,14 +58,24 @@ def prepare_cell(config: Config) -> Cell:
         InputError: whatever is wrong with the input.
     """
     task = load_task(config.dataset)
-    for example in task.train[:1]:
-        for template in task.templates:
-            template.render(example.uid, example.fields)
     prompts = evaluation_prompts(task, config.template, config.limit)
     few_shot_sets = [draw(task, seed, config.shots) for seed in config.seeds]
-    evaluated = fingerprint(task.evaluation[: config.limit])
-    run_ids = [run_id(config, few_shot.seed, few_shot.sha256 + evaluated, SCHEMA) for few_shot in few_shot_sets]
+    _check_few_shot(task, few_shot_sets, config.template)
+    data = fingerprint(task.evaluation[: config.limit]) + wording(task.templates)
+    run_ids = [run_id(config, few_shot.seed, few_shot.sha256 + data, SCHEMA) for few_shot in few_shot_sets]
     return Cell(config, task, prompts, few_shot_sets, run_ids)
+
+
+def _check_few_shot(task: TaskData, few_shot_sets: Sequence[FewShotSet], policy: str) -> None:
+    """Render every demonstration in every template it may be drawn in: training must not be the first to see it."""
+    templates = task.templates if policy in DRAWN else [task.template(policy)]
+    for example in {example.uid: example for few_shot in few_shot_sets for example in few_shot.examples}.values():
+        for template in templates:
+            try:
+                template.render(example.uid, example.fields)
+            except NotApplicable:
+                if policy not in DRAWN:
+                    raise
 
 
 def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[RunRecord]:
@@ -101,7 +121,16 @@ def _attempt(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
 def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
     """Adapt, evaluate, bill and record some runs in one pass."""
     config, model, started = cell.config, cell.config.model, now()
-    backbone = load_backbone(model.name, model.path, model.dtype, model.max_length, config.device)
+    backbone = load_backbone(
+        model.name,
+        model.path,
+        model.dtype,
+        model.max_length,
+        config.device,
+        overlong=model.overlong,
+        device_map=model.device_map,
+        quantization=model.quantization,
+    )
     few_shot_sets = [cell.few_shot_sets[run] for run in group]
 
     begun = time.perf_counter()
@@ -119,14 +148,16 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         "provenance.fused_with": [config.seeds[run] for run in group],
     }
     ledger = ledger_for(config.method, backbone, config.recipe)
+    store.write_prompts(cell.prompts_id, pd.DataFrame([asdict(prompt) for prompt in cell.prompts]))
     records = []
     for index, run in enumerate(group):
         failure = adaptation.log.failures.get(index) or not_finite(scores[index])
         if failure:
             store.write_failure(cell.run_ids[run], _identity(cell, run), failure)
             continue
-        bill = ledger.bill(adaptation, index, readings(adaptation, cell.prompts, index))
-        values = _record(cell, run, adaptation, index, scores[index], bill)
+        read = readings(adaptation, cell.prompts, index)
+        bill = ledger.bill(adaptation, index, read)
+        values = _record(cell, run, adaptation, index, scores[index], bill, [reading.encoded for reading in read])
         values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)
         store.write_predictions(cell.run_ids[run], table(scores[index]))
         records.append(RunRecord({**values, **shared, "provenance.finished": now()}))
@@ -150,7 +181,13 @@ def _identity(cell: Cell, run: int) -> dict[str, Any]:
 
 
 def _record(
-    cell: Cell, run: int, adaptation: Adaptation, index: int, scores: list[ChoiceScores], bill: Bill
+    cell: Cell,
+    run: int,
+    adaptation: Adaptation,
+    index: int,
+    scores: list[ChoiceScores],
+    bill: Bill,
+    encoded: Sequence[Encoded],
 ) -> dict[str, Any]:
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
     contexts = adaptation.contexts
@@ -158,9 +195,11 @@ def _record(
         **_identity(cell, run),
         "shots": 0 if adaptation.same_for_all_runs else len(few_shot.examples),
         "metric": cell.task.metric,
-        "score": accuracy(scores, cell.config.norm),
+        "score": accuracy(scores, cell.config.norm),  # null where the evaluated rows have no labels
+        "score_by_template": by_template(scores, cell.config.norm),
         "chance": chance(list(cell.prompts)),
-        "n_eval": len(scores),
+        "n_eval": items(scores),
+        "n_truncated": sum(one.truncated > 0 for one in encoded),
         "params.trainable": adaptation.trainable,
         "params.total": backbone.parameters_total,
         "flops.adapt.measured": bill.flops_adapt,
@@ -181,6 +220,7 @@ def _record(
             "few_shot": few_shot.sha256,
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
         },
+        "provenance.prompts": cell.prompts_id,
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
         "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,

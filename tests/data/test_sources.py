@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from adaptbench.config import DatasetConfig
-from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import draw
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
@@ -175,15 +174,19 @@ def test_draws_given_as_files_are_the_few_shot_sets(tmp_path):
         draw(task, 1)
 
 
-@pytest.mark.parametrize("name", ["rte", "cb", "wsc"])
-@pytest.mark.parametrize("seed", [0, 1, 32, 42, 1024])
-def test_our_draws_are_the_papers_own_row_for_row(real_data, name, seed):
-    """From the official training sets, the published few-shot files of the T-Few paper."""
-    ids = [json.loads(line)["idx"] for line in (real_data / f"superglue/{name}/train.jsonl").open()]
-    official = [json.loads(line)["idx"] for line in (real_data / f"few_shot/{name}/32_shot/{seed}_seed.jsonl").open()]
-    train = [{"text": str(idx), "label": 0} for idx in ids]
-    task = TaskData(name, 32, [Example(row["text"], row) for row in train], [], [])
-    assert [int(e.uid) for e in draw(task, seed).examples] == official
+def test_stratified_sampling_takes_equally_many_of_each_label(tmp_path):
+    rows = [{"text": f"row {i}", "label": int(i % 6 == 0)} for i in range(60)]  # one in six
+    path = write(tmp_path / "uneven.jsonl", rows)
+    task = load_task(config(tmp_path, train=path, sampling="stratified"))
+    for shots, counts in ((8, (4, 4)), (7, (4, 3))):
+        labels = [example.label for example in draw(task, 42, shots).examples]
+        assert (labels.count(0), labels.count(1)) == counts
+    natural = load_task(config(tmp_path, train=path))
+    order = [example.uid for example in draw(natural, 42, 60).examples]
+    chosen = [example.uid for example in draw(task, 42, 8).examples]
+    assert chosen == [uid for uid in order if uid in chosen]  # the same shuffle decides
+    with pytest.raises(InputError, match="only 10 rows of label 1"):
+        draw(task, 42, 24)
 
 
 HUB = {"source": "hub", "path": "some/set", "subset": "plain", "train": "train", "evaluation": "validation"}
@@ -192,7 +195,7 @@ HUB = {"source": "hub", "path": "some/set", "subset": "plain", "train": "train",
 def test_hub_splits_become_a_task(tmp_path, monkeypatch):
     asked = []
 
-    def load_dataset(path, subset, split):
+    def load_dataset(path, subset, split, **_):
         asked.append((path, subset, split))
         return ROWS if split == "train" else ROWS[:5]
 

@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptbench.data.templates import Template, load_promptsource
+from adaptbench.data.example import Example, TaskData
+from adaptbench.data.promptsource import load_promptsource
+from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
+from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, predicted, table
+from adaptbench.training.stream import evaluation_prompts
 
 ROW = {"premise": "it rains", "label": 1}
 
@@ -87,3 +91,49 @@ def test_a_broken_promptsource_file_is_named(tmp_path, text):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="dataset 'x'"):
         load_promptsource(path, "x")
+
+
+def test_a_rows_own_bars_are_not_the_separator():
+    prompt = template("{{premise}} ||| {{answer_choices[label]}}", "{{a}} ||| no").render(
+        "0", {"premise": "x ||| y", "a": "p ||| q", "label": 0}
+    )
+    assert (prompt.input, prompt.choices) == ("x ||| y", ("p ||| q", "no"))
+
+
+def test_p3s_random_choice_is_the_rows_own_and_never_changes():
+    drawing = template("{{ ['One', 'Two', 'Three'] | choice }}: {{premise}} ||| {{answer_choices[label]}}")
+    found = {uid: drawing.render(uid, ROW).input for uid in map(str, range(40))}
+    assert set(found.values()) == {"One: it rains", "Two: it rains", "Three: it rains"}
+    assert found == {uid: drawing.render(uid, ROW).input for uid in found}
+
+
+def task_of(*templates):
+    rows = [Example(str(i), {"premise": f"row {i}", "kind": "ab"[i % 2], "label": i % 2}) for i in range(8)]
+    return TaskData("toy", 4, rows, rows, templates)
+
+
+ONLY_A = Template(
+    "toy", "only a", "{% if kind == 'a' %}{{premise}} ||| {{answer_choices[label]}}{% endif %}", "yes ||| no"
+)
+ALWAYS = Template("toy", "always", "{{premise}} ||| {{answer_choices[label]}}", "yes ||| no")
+
+
+def test_a_template_that_is_not_meant_for_a_row_gives_way():
+    task = task_of(ONLY_A, ALWAYS)
+    drawn = evaluation_prompts(task, "random")
+    assert {prompt.template for prompt in drawn if int(prompt.uid) % 2} == {"always"}
+    every = evaluation_prompts(task, "all")
+    assert [(p.uid, p.template) for p in every[:3]] == [("0", "only a"), ("0", "always"), ("1", "always")]
+    assert len(every) == 12
+    with pytest.raises(InputError, match="row '1': the template renders nothing"):
+        evaluation_prompts(task, "only a")
+    with pytest.raises(InputError, match="row '1': no template is meant for this row"):
+        evaluation_prompts(task_of(ONLY_A), "all")
+
+
+def test_scores_by_template_and_their_mean():
+    prompts = evaluation_prompts(task_of(ONLY_A, ALWAYS), "all")
+    scores = [ChoiceScores(prompt, (-1.0, -2.0), (1, 1)) for prompt in prompts]  # always the first choice
+    assert by_template(scores) == {"only a": {"score": 1.0, "n": 4}, "always": {"score": 0.5, "n": 8}}
+    assert accuracy(scores) == 0.5
+    assert list(predicted(table(scores))) == [0] * 8

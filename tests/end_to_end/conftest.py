@@ -21,6 +21,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
         GlobalHydra.instance().clear()
         program.failed.clear()
         program.refused.clear()
+        program.priced.clear()
         monkeypatch.setattr(sys, "argv", ["experiments.run", *arguments])
         try:
             program.main()

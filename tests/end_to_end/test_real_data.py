@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from adaptbench.data.templates import load_promptsource
 from adaptbench.record import KEYS
+from experiments.submit import submit
 from tests.conftest import bpe_tokenizer, tiny_model
 from tests.end_to_end.test_runs import records
 
@@ -52,18 +53,59 @@ def test_the_whole_harness_on_rte_and_cb(call, tmp_path, monkeypatch, real_data,
         assert ratio == pytest.approx(1.0), "(IA)^3 adds no matrix product"
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_every_template_renders_every_row(real_data, name):
-    labels = {"entailment": 0, "not_entailment": 1} if name == "rte" else {}
-    labels = labels or {"entailment": 0, "contradiction": 1, "neutral": 2}
-    templates = load_promptsource(real_data / f"promptsource/super_glue/{name}/templates.yaml", name)
-    assert len(templates) >= 10
-    rows = [json.loads(line) for line in (real_data / f"superglue/{name}/val.jsonl").open(encoding="utf-8")]
-    for path in sorted((real_data / f"few_shot/{name}/32_shot").glob("*.jsonl")):
-        rows += [json.loads(line) for line in path.open(encoding="utf-8")]
-    for row in rows:
-        row["label"] = labels.get(row["label"], row["label"])
-        for template in templates:
-            prompt = template.render(str(row["idx"]), row)
-            assert row["hypothesis"].strip() in prompt.input
-            assert len(prompt.choices) == len(labels)
+DATASETS = {"copa", "hellaswag", "winogrande", "wsc", "wic", "rte", "cb", "anli_r1", "anli_r2", "anli_r3"}
+
+
+def test_ten_of_the_papers_eleven_in_one_experiment(call, tmp_path, monkeypatch, real_data):
+    """real_all with fewer methods and rows than it declares: every data set is trained on and evaluated."""
+    monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
+    few = ("limit=2", "method=ia3,icl", "recipe.training.ia3.steps=1", "shots=4", "progress=false")
+    assert call("experiment=real_all", *few) == 0
+    found = list(records(tmp_path / "outputs/real_all").values())
+    assert {(one["dataset"], one["method"]) for one in found} == {
+        (name, m) for name in DATASETS for m in ("ia3", "icl")
+    }
+    assert {one["shots"] for one in found} == {4}
+    assert not (tmp_path / "outputs/real_all/failures").exists()
+
+
+def test_raft_leaves_files_for_the_leaderboard(call, tmp_path, monkeypatch, real_data, capsys):
+    monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
+    raft = "raft_banking_77,raft_one_stop_english,raft_overruling"
+    few = ("limit=3", "recipe.training.ia3.steps=1", "recipe.batch_size=2", f"dataset={raft}", "method=zero_shot,ia3")
+    assert call("experiment=raft", *few, "progress=false") == 0
+    found = list(records(tmp_path / "outputs/raft").values())
+    assert {(one["score"], one["n_eval"]) for one in found} == {(None, 3)}
+    banking = next(one for one in found if one["dataset"] == "raft_banking_77" and one["method"] == "ia3")
+    assert banking["provenance.config"]["recipe"]["losses"] == ["lm", "length_normalized"]
+    lacks = submit(tmp_path / "outputs/raft")
+    assert {path.name for path in lacks} == {"zero_shot-micro_t0-42", "ia3-micro_t0-42"}
+    assert all(len(missing) == 8 + 3 for missing in lacks.values())
+    for path in (tmp_path / "outputs/raft/submissions").rglob("predictions.csv"):
+        table = pd.read_csv(path)
+        assert list(table) == ["ID", "Label"]
+        assert list(table.ID) == [50, 51, 52]
+        known = json.loads((real_data / f"raft/{path.parent.name}/task.json").read_text())["label_columns"]["Label"]
+        assert set(table.Label) <= set(known)
+
+
+def test_a_dry_run_prices_every_cell_and_runs_none(call, tmp_path, monkeypatch, real_data, capsys):
+    monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
+
+    def forbidden(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("adaptbench.runner.load_backbone", forbidden)
+    few = ("dataset=copa,cb", "limit=8", "progress=false", "+dry_run=true")
+    shape = [f"model.shape.{key}=2" for key in ("num_layers", "num_decoder_layers")]
+    assert call("experiment=table1_t0_3b", *few, *shape) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [tuple(line.split()[:4]) for line in lines[1:5]] == [
+        (method, "t0_3b", dataset, "5") for method in ("zero_shot", "ia3") for dataset in ("copa", "cb")
+    ]
+    assert lines[5].startswith("4 cells, 20 runs: ")
+    assert "GPU-hours at 100 teraFLOP/s" in lines[5]
+    assert "the tokenizer is not at hand" in lines[6]
+    adapt = {tuple(line.split()[:3:2]): float(line.split()[4]) for line in lines[1:5]}
+    assert adapt["zero_shot", "cb"] == 0 < adapt["ia3", "copa"] < adapt["ia3", "cb"]
+    assert not list(tmp_path.rglob("*.json"))

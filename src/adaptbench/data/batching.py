@@ -18,6 +18,7 @@ class Encoded:
     prompt: Prompt
     source: tuple[int, ...]
     choices: tuple[tuple[int, ...], ...]
+    truncated: int = 0  # tokens of the input that did not fit
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Batch:
     already_read: int = 0  # tokens before the source whose keys and values are shared by all rows
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "already_read"}
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "already_read"
+        }
         return replace(self, **moved)
 
 
@@ -51,7 +54,9 @@ def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> E
 
     Virtual token k, if a method has some, stands as id -1 - k right before the prompt's own tokens.
 
-    Prompt and choice are tokenised apart and joined as ids, so the boundary never depends on the choice.
+    Prompt and choice are tokenised apart and joined as ids, so the boundary never depends on the choice. A prompt
+    that does not fit is refused, or truncated where `model.overlong` says so: an encoder-decoder's at its end, as the
+    paper's code does, a decoder-only's at its beginning, because the answer follows its end.
 
     Raises:
         InputError: the prompt does not fit the model.
@@ -70,12 +75,25 @@ def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> E
         length = len(before) + len(own) + max(map(len, choices))
     if not (context or own) or not all(choices):
         raise InputError(f"template {prompt.template!r}, row {prompt.uid!r}: the tokenizer returns no tokens")
-    if length > backbone.max_length:
+    over = max(0, length - backbone.max_length)
+    if over and (backbone.overlong == "refuse" or over >= len(own) - 1):
         raise InputError(
             f"template {prompt.template!r}, row {prompt.uid!r}: {length} tokens do not fit "
             f"model.max_length={backbone.max_length}"
+            + (" (model.overlong=truncate shortens the input)" if backbone.overlong == "refuse" else "")
         )
-    return Encoded(prompt, (*before, *own), choices)
+    return Encoded(prompt, (*before, *_shortened(own, over, backbone)), choices, over)
+
+
+def _shortened(ids: Sequence[int], over: int, backbone: Backbone) -> tuple[int, ...]:
+    """Without `over` tokens; the one that marks the end or the beginning of a text stays."""
+    if not over:
+        return tuple(ids)
+    if backbone.is_encoder_decoder:
+        last = ids[-1:] if ids[-1] == backbone.tokenizer.eos_token_id else []
+        return (*ids[: len(ids) - over - len(last)], *last)
+    first = ids[:1] if ids[0] == backbone.tokenizer.bos_token_id else []
+    return (*first, *ids[over + len(first) :])
 
 
 def shape_of(rows: Sequence[Encoded]) -> Shape:

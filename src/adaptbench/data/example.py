@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from adaptbench.errors import InputError
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled row. `fields` is what a template sees; it always holds the integer "label"."""
+    """One row. `fields` is what a template sees; it always holds the integer "label", -1 where nobody knows it."""
 
     uid: str
     fields: Mapping[str, Any]
@@ -37,6 +37,7 @@ class TaskData:
     templates: Sequence[Template]
     metric: str = "accuracy"
     draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
+    sampling: str = "natural"
 
     def template(self, name: str) -> Template:
         for template in self.templates:
@@ -48,8 +49,17 @@ class TaskData:
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 over the rows' content, in order: the same rows give the same fingerprint on any machine."""
+    return _sha256(dict(example.fields) for example in examples)
+
+
+def wording(templates: Sequence[Template]) -> str:
+    """SHA-256 over the templates' content: a changed word is another question."""
+    return _sha256({"name": one.name, "jinja": one.jinja, "choices": one.answer_choices} for one in templates)
+
+
+def _sha256(rows: Iterable[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
-    for example in examples:
-        digest.update(json.dumps(dict(example.fields), sort_keys=True, default=str).encode())
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         digest.update(b"\n")
     return digest.hexdigest()

@@ -24,7 +24,8 @@ class FewShotSet:
 def draw(task: TaskData, seed: int, shots: int | None = None) -> FewShotSet:
     """K rows of the training pool: NumPy's legacy shuffle of the file order, then the first K.
 
-    This is exactly how the T-Few paper's own draws were made (verified against its published files).
+    This is exactly how the T-Few paper's own draws were made (verified against its published files). With
+    `sampling: stratified` it is the first of every class, in equal numbers.
 
     Raises:
         InputError: more shots than rows, or no draw for this seed where draws come as files.
@@ -35,11 +36,32 @@ def draw(task: TaskData, seed: int, shots: int | None = None) -> FewShotSet:
     if task.draws:
         if seed not in task.draws:
             known = ", ".join(map(str, sorted(task.draws)))
-            raise InputError(f"seeds: dataset {task.name!r} has no few-shot draw for seed {seed}; it has {known}")
+            raise InputError(
+                f"seeds: dataset {task.name!r} has no few-shot draw for seed {seed}; it has {known} "
+                "(dataset.draws=null draws from the training rows)"
+            )
         rows = list(task.draws[seed])
     else:
         rows = list(task.train)
         np.random.RandomState(seed).shuffle(rows)  # type: ignore[arg-type]
     if shots > len(rows):
         raise InputError(f"shots={shots}: dataset {task.name!r} has only {len(rows)} training rows")
-    return FewShotSet(seed, rows[:shots])
+    return FewShotSet(seed, rows[:shots] if task.sampling == "natural" else _stratified(task, rows, shots))
+
+
+def _stratified(task: TaskData, rows: Sequence[Example], shots: int) -> list[Example]:
+    """The first rows of every class in the shuffled order, which is kept; class sizes differ by one at most."""
+    by_class: dict[int, list[int]] = {}
+    for position, example in enumerate(rows):
+        by_class.setdefault(example.label, []).append(position)
+    share, rest = divmod(shots, len(by_class))
+    chosen: list[int] = []
+    for number, (label, positions) in enumerate(sorted(by_class.items())):
+        wanted = share + (number < rest)
+        if wanted > len(positions):
+            raise InputError(
+                f"shots={shots}: dataset {task.name!r} has only {len(positions)} rows of label {label}, and "
+                f"dataset.sampling=stratified wants {wanted} of each"
+            )
+        chosen += positions[:wanted]
+    return [rows[position] for position in sorted(chosen)]

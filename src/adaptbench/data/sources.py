@@ -1,18 +1,18 @@
 """Where tasks come from: the embedded world, local files, or the Hugging Face hub.
 
-A dataset is one YAML in conf/dataset/ (see `DatasetConfig`); this module turns it into a checked `TaskData`.
+A dataset is one YAML in conf/dataset/ (see `DatasetConfig`); this module turns it into a checked `TaskData`. One of
+the hub may name local copies of its splits: those are read where they are, the hub and its cache only where not.
 """
 
-import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from adaptbench.config import DatasetConfig
 from adaptbench.data.example import Example, TaskData
-from adaptbench.data.templates import Template, load_promptsource
+from adaptbench.data.hub import hub_rows
+from adaptbench.data.promptsource import load_promptsource
+from adaptbench.data.readers import read_rows
+from adaptbench.data.rows import to_examples
+from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
 
 
@@ -24,11 +24,33 @@ def load_task(config: DatasetConfig) -> TaskData:
     """
     if config.source == "microworld":
         return _from_microworld(config)
-    if config.source == "files":
-        return _from_files(config)
-    if config.source == "hub":
-        return _from_hub(config)
-    raise InputError(f"dataset.source={config.source!r}: expected microworld, files or hub")
+    if config.source not in ("files", "hub"):
+        raise InputError(f"dataset.source={config.source!r}: expected microworld, files or hub")
+    _check(config)
+    draws = _draws(config)
+    assert config.evaluation is not None
+    return TaskData(
+        name=config.name,
+        shots=config.shots or 0,
+        train=_split(config, "train", config.train) if config.train and _pool_wanted(config, draws) else [],
+        evaluation=_split(config, "evaluation", config.evaluation, labelled=not config.unlabelled),
+        templates=_templates(config),
+        metric=config.metric,
+        draws=draws,
+        sampling=config.sampling,
+    )
+
+
+def _check(config: DatasetConfig) -> None:
+    if config.evaluation is None:
+        what = "name a file" if config.source == "files" else "name a split"
+        raise InputError(f"dataset {config.name!r}: 'evaluation' must {what}")
+    if config.source == "hub" and (config.path is None or config.train is None):
+        raise InputError(f"dataset {config.name!r}: 'path' must name a hub data set, 'train' a split of it")
+    if config.shots is None:
+        raise InputError(f"dataset {config.name!r}: 'shots' must be given")
+    if unknown := sorted(set(config.local) - {"train", "evaluation"}):
+        raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train or evaluation")
 
 
 def _from_microworld(config: DatasetConfig) -> TaskData:
@@ -40,152 +62,94 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
     return TaskData(
         name=config.name,
         shots=config.shots or task.shots,
-        train=_examples(config, task.train, "train"),
-        evaluation=_examples(config, task.evaluation, "evaluation"),
-        templates=[Template(config.name, **template) for template in task.templates],
+        train=to_examples(config, task.train, "train"),
+        evaluation=to_examples(config, task.evaluation, "evaluation"),
+        templates=[
+            Template(config.name, template["name"], template["jinja"], template["answer_choices"])
+            for template in task.templates
+        ],
         metric=config.metric,
+        sampling=config.sampling,
     )
 
 
-def _from_files(config: DatasetConfig) -> TaskData:
-    if config.evaluation is None:
-        raise InputError(f"dataset {config.name!r}: 'evaluation' must name a file")
-    train = _examples(config, read_rows(config.train, config.name), config.train) if config.train else []
-    return TaskData(
-        name=config.name,
-        shots=_required_shots(config),
-        train=train,
-        evaluation=_examples(config, read_rows(config.evaluation, config.name), config.evaluation),
-        templates=_templates(config),
-        metric=config.metric,
-        draws=_draws(config),
-    )
+def _split(config: DatasetConfig, kind: str, named: str, labelled: bool = True) -> list[Example]:
+    """A split: from files, or from the hub unless a local copy is there."""
+    path: Path | None
+    if config.source == "files":
+        path = _file(config, named)
+    else:
+        path = _file(config, config.local[kind]) if kind in config.local else None
+        if path is None or not path.is_file():
+            return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled)
+    if config.fetch and not path.is_file():
+        raise InputError(f"dataset {config.name!r}: no such file: {path}; {config.fetch}")
+    return to_examples(config, read_rows(path, config.name), str(path), labelled)
 
 
-def _from_hub(config: DatasetConfig) -> TaskData:
-    if config.path is None:
-        raise InputError(f"dataset {config.name!r}: 'path' must name a hub data set")
-    if config.train is None or config.evaluation is None:
-        raise InputError(f"dataset {config.name!r}: 'train' and 'evaluation' must name splits")
-    return TaskData(
-        name=config.name,
-        shots=_required_shots(config),
-        train=_examples(config, _hub_rows(config, config.train), f"{config.path}:{config.train}"),
-        evaluation=_examples(config, _hub_rows(config, config.evaluation), f"{config.path}:{config.evaluation}"),
-        templates=_templates(config),
-        metric=config.metric,
-        draws=_draws(config),
-    )
-
-
-def _hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise InputError(f"dataset {config.name!r} comes from the hub: pip install 'adaptbench[hub]'") from error
-    try:
-        return list(load_dataset(config.path, config.subset, split=split))
-    except Exception as error:  # the library raises a different type for each of its many ways to fail
-        raise InputError(
-            f"dataset {config.name!r}: cannot load {config.path!r} ({config.subset}, split {split}) from the hub "
-            f"or its cache: {' '.join(str(error).split())[:200]}"
-        ) from error
-
-
-def read_rows(path: str, dataset: str) -> list[dict[str, Any]]:
-    """Rows of a JSONL, CSV, TSV or Parquet file; a malformed line is named."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"dataset {dataset!r}: no such file: {file}")
-    try:
-        if file.suffix in {".jsonl", ".json"}:
-            return _read_jsonl(file, dataset)
-        if file.suffix in {".csv", ".tsv"}:
-            frame = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",", keep_default_na=False)
-        elif file.suffix == ".parquet":
-            frame = pd.read_parquet(file)
-        else:
-            raise InputError(f"dataset {dataset!r}: {file}: expected .jsonl, .csv, .tsv or .parquet")
-    except UnicodeDecodeError as error:
-        raise InputError(f"dataset {dataset!r}: {file} is not UTF-8 (byte {error.start})") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
-        raise InputError(f"dataset {dataset!r}: cannot read {file}: {' '.join(str(error).split())}") from error
-    return frame.to_dict("records")  # type: ignore[return-value]
-
-
-def _read_jsonl(file: Path, dataset: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"dataset {dataset!r}: {file}, line {number}: not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"dataset {dataset!r}: {file}, line {number}: expected an object")
-        rows.append(row)
-    return rows
+def _pool_wanted(config: DatasetConfig, draws: dict[int, list[Example]]) -> bool:
+    """Ready-made draws make the training pool superfluous: it is read where it is at hand, not fetched."""
+    if config.source == "files" or not draws:
+        return True
+    return "train" in config.local and _file(config, config.local["train"]).is_file()
 
 
 def _draws(config: DatasetConfig) -> dict[int, list[Example]]:
-    """Few-shot draws given as files, one per seed: `draws` is a path with `{seed}` in it."""
+    """Few-shot draws given as files, one per seed: `draws` is a path with `{seed}` in it.
+
+    A hub data set without them is drawn from its training split, which for the paper's data sets gives the same rows.
+    """
     if config.draws is None:
         return {}
-    pattern = Path(config.draws).expanduser()
+    if "{seed}" not in config.draws:
+        raise InputError(f"dataset.draws={config.draws!r}: expected a path with {{seed}} in it")
+    pattern = _file(config, config.draws)
     before, _, after = pattern.name.partition("{seed}")
     found = {}
     for file in sorted(pattern.parent.glob(f"{before}*{after}")):
         seed = file.name.removeprefix(before).removesuffix(after)
         if seed.isdigit():
-            found[int(seed)] = _examples(config, read_rows(str(file), config.name), str(file))
-    if not found:
+            found[int(seed)] = to_examples(config, read_rows(file, config.name), str(file))
+    if not found and config.source == "files":
         raise InputError(f"dataset {config.name!r}: no few-shot draw matches {pattern}")
     return found
 
 
 def _templates(config: DatasetConfig) -> list[Template]:
-    templates = [
-        Template(config.name, name, entry["jinja"], entry["answer_choices"]) for name, entry in config.templates.items()
-    ]
-    if config.promptsource is not None:
-        templates += load_promptsource(Path(config.promptsource).expanduser(), config.name)
+    """The YAML's own templates, or promptsource's: as `prompts` says, else its own where it has some."""
+    kind = config.prompts or ("own" if config.templates else "promptsource")
+    if kind not in ("own", "promptsource"):
+        raise InputError(f"dataset.prompts={kind!r}: expected own or promptsource")
+    names = _label_names(config)
+    if kind == "promptsource" and config.promptsource is not None:
+        path, skip = _file(config, config.promptsource), config.promptsource_skip
+        templates = load_promptsource(path, config.name, skip=skip, label_names=names)
+    elif kind == "promptsource":
+        templates = []
+    else:
+        templates = [_own(config, name, entry, names) for name, entry in config.templates.items()]
     if not templates:
         raise InputError(f"dataset {config.name!r}: no templates ('templates' or 'promptsource' must give some)")
+    for template in templates:
+        template.check()
     return templates
 
 
-def _required_shots(config: DatasetConfig) -> int:
-    if config.shots is None:
-        raise InputError(f"dataset {config.name!r}: 'shots' must be given")
-    return config.shots
+def _label_names(config: DatasetConfig) -> tuple[str, ...]:
+    """The labels as the dataset writes them, in the order of their indices."""
+    names: dict[int, str] = {}
+    for name, index in config.labels.items():
+        names.setdefault(index, name)
+    return tuple(names[index] for index in sorted(names))
 
 
-def _examples(config: DatasetConfig, rows: Iterable[Mapping[str, Any]], where: str) -> list[Example]:
-    examples = [_example(config, dict(row), index, where) for index, row in enumerate(rows)]
-    if not examples:
-        raise InputError(f"dataset {config.name!r}: {where} has no rows")
-    return examples
+def _own(config: DatasetConfig, name: str, entry: dict[str, str], label_names: tuple[str, ...]) -> Template:
+    if set(entry) != {"jinja", "answer_choices"}:
+        found = ", ".join(sorted(entry)) or "nothing"
+        raise InputError(f"dataset.templates.{name}: expected jinja and answer_choices, found {found}")
+    return Template(config.name, name, entry["jinja"], entry["answer_choices"], label_names)
 
 
-def _example(config: DatasetConfig, row: dict[str, Any], index: int, where: str) -> Example:
-    """Rename columns, map the label to its integer, and give the row an identity."""
-    origin = f"dataset {config.name!r}: {where}, row {index}"
-    for field, column in config.columns.items():
-        if column not in row:
-            raise InputError(f"{origin}: no column {column!r} (columns: {', '.join(map(str, row))})")
-        row[field] = row[column]
-    if "label" not in row:
-        raise InputError(f"{origin}: no column 'label' (columns: {', '.join(map(str, row))})")
-    row["label"] = _label(config.labels, row["label"], origin)
-    return Example(uid=str(row.get("uid", row.get("idx", index))), fields=row)
-
-
-def _label(labels: Mapping[str, int], value: Any, origin: str) -> int:
-    """Integer label: as it stands, or through the `labels` mapping of the dataset's YAML."""
-    if str(value) in labels:
-        return labels[str(value)]
-    if isinstance(value, bool) or not isinstance(value, int):
-        expected = ", ".join(labels) if labels else "an integer"
-        raise InputError(f"{origin}: label {value!r}: expected {expected}")
-    return value
+def _file(config: DatasetConfig, path: str) -> Path:
+    """A path of a dataset's YAML: relative ones start at its `folder`."""
+    return Path(config.folder).expanduser() / Path(path).expanduser()

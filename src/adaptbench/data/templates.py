@@ -1,27 +1,45 @@
 """Prompt templates in the P3 format (Bach et al. 2022): Jinja, input and target split by `|||`.
 
-`answer_choices` is itself a Jinja template whose rendering is split by `|||`, so choices may differ per row.
+`answer_choices` is itself a Jinja template whose rendering is split by `|||`, so choices may differ per row, in
+number too. Besides the row's own fields a template sees `answer_choices` and `label_names`, the dataset's labels.
+Templates run in Jinja's sandbox: a shared YAML file can phrase a row and do nothing else.
 """
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
+import jinja2.meta
+from jinja2.runtime import Context
+from jinja2.sandbox import SandboxedEnvironment
 
 from adaptbench.errors import InputError
 
 SPLIT = "|||"
-_ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-_ENVIRONMENT.policies["ext.i18n.trimmed"] = False
+_BARS = "\ue000\ue000\ue000"  # stands for `|||` in a row's own text, which must not be taken for the separator
+UNLABELLED = -1  # as promptsource writes it, so that its templates leave the target out
+
+
+class NotApplicable(InputError):
+    """A template that renders nothing for a row: P3's way of saying that it is meant for other rows."""
+
+
+@jinja2.pass_context
+def _choice(context: Context, values: Sequence[Any]) -> Any:
+    """P3's `choice` filter draws at random; here the draw is the row's own, so that a prompt never changes."""
+    return values[zlib.crc32(str(context.get("row_uid")).encode()) % len(values)]
+
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+_ENVIRONMENT.filters["choice"] = _choice
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered row: what the model reads, what it may answer, and which answer is right."""
+    """A rendered row: what the model reads, what it may answer, and which answer is right (-1: nobody knows)."""
 
     uid: str
     template: str
@@ -38,6 +56,57 @@ class Template:
     name: str
     jinja: str
     answer_choices: str
+    label_names: tuple[str, ...] = ()
+
+    def render(self, uid: str, fields: Mapping[str, Any]) -> Prompt:
+        """The prompt of one row.
+
+        Raises:
+            NotApplicable: the template renders nothing at all for this row.
+            InputError: a field is missing, the text or the choices are empty, choices repeat, the target is
+                not among them, or the label points outside them.
+        """
+        where = f"dataset {self.dataset!r}, template {self.name!r}, row {uid!r}"
+        source, target, choices = self.parts(uid, fields)
+        label = fields["label"]
+        if not source:
+            raise InputError(f"{where}: the rendered input is empty")
+        if not all(choices) or len(choices) < 2:
+            raise InputError(f"{where}: needs at least two non-empty choices, found {list(choices)}")
+        if len(set(choices)) != len(choices):
+            raise InputError(f"{where}: the choices repeat: {list(choices)}")
+        if label != UNLABELLED and target != choices[label]:
+            raise InputError(f"{where}: the target {target!r} is not the choice {choices[label]!r} of its label")
+        return Prompt(uid, self.name, source, choices, label)
+
+    def parts(self, uid: str, fields: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+        """Input, target and choices as rendered, before any check of what they say."""
+        where = f"dataset {self.dataset!r}, template {self.name!r}, row {uid!r}"
+        text, choices_text = self._compiled
+        values = {"label_names": list(self.label_names), "row_uid": uid, **_protected(fields)}
+        try:
+            choices = [_plain(choice) for choice in choices_text.render(values).split(SPLIT)]
+            if self.answer_choices and not UNLABELLED <= fields["label"] < len(choices):
+                raise InputError(f"{where}: label {fields['label']} is outside the {len(choices)} choices")
+            rendered = text.render({**values, "answer_choices": choices})
+        except InputError:
+            raise
+        except Exception as error:  # whatever a template's expressions can raise on a row's values
+            raise InputError(f"{where}: cannot render: {error}{self._reads(fields, error)}") from error
+        if not rendered.strip():
+            raise NotApplicable(f"{where}: the template renders nothing: it is not meant for this row")
+        pieces = rendered.split(SPLIT)
+        if len(pieces) != 2:
+            raise InputError(f"{where}: expected 'input ||| target', found {len(pieces)} part(s)")
+        return _plain(pieces[0]), _plain(pieces[1]), tuple(choices)
+
+    def check(self) -> None:
+        """Compile.
+
+        Raises:
+            InputError: a syntax error, naming the template.
+        """
+        assert self._compiled
 
     @cached_property
     def _compiled(self) -> tuple[jinja2.Template, jinja2.Template]:
@@ -48,64 +117,23 @@ class Template:
                 f"dataset {self.dataset!r}, template {self.name!r}: syntax error: {error.message}"
             ) from error
 
-    def render(self, uid: str, fields: Mapping[str, Any]) -> Prompt:
-        """The prompt of one row.
-
-        Raises:
-            InputError: a field is missing, the text or the choices are empty, choices repeat, the target is
-                not among them, or the label points outside them.
-        """
-        where = f"dataset {self.dataset!r}, template {self.name!r}, row {uid!r}"
-        text, choices_text = self._compiled
-        label = fields["label"]
-        try:
-            choices = tuple(choice.strip() for choice in choices_text.render(fields).split(SPLIT))
-            if not 0 <= label < len(choices):
-                raise InputError(f"{where}: label {label} is outside the {len(choices)} choices")
-            parts = text.render(answer_choices=list(choices), **fields).split(SPLIT)
-        except (jinja2.UndefinedError, jinja2.TemplateError, TypeError) as error:
-            raise InputError(f"{where}: cannot render: {error}") from error
-        if len(parts) != 2:
-            raise InputError(f"{where}: expected 'input ||| target', found {len(parts)} part(s)")
-        source, target = (part.strip() for part in parts)
-        if not source:
-            raise InputError(f"{where}: the rendered input is empty")
-        if not all(choices) or len(choices) < 2:
-            raise InputError(f"{where}: needs at least two non-empty choices, found {list(choices)}")
-        if len(set(choices)) != len(choices):
-            raise InputError(f"{where}: the choices repeat: {list(choices)}")
-        if target != choices[label]:
-            raise InputError(f"{where}: the target {target!r} is not the choice {choices[label]!r} of its label")
-        return Prompt(uid, self.name, source, choices, label)
+    def _reads(self, fields: Mapping[str, Any], error: Exception) -> str:
+        """The fields a template reads and what they hold, where the error itself names no field."""
+        if isinstance(error, jinja2.UndefinedError) and "is undefined" in str(error):
+            return f" (fields: {', '.join(map(str, fields))})"
+        read = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(self.jinja + self.answer_choices))
+        found = [f"{name}: {type(fields[name]).__name__}" for name in sorted(read) if name in fields]
+        return f" (reads {', '.join(found)})" if found else ""
 
 
-class _PromptSourceLoader(yaml.SafeLoader):
-    """Reads promptsource's custom tags as plain mappings, so that no class of theirs is needed."""
+def _protected(value: Any) -> Any:
+    """The value with every `|||` inside its texts hidden from the splitting."""
+    if isinstance(value, str):
+        return value.replace(SPLIT, _BARS) if SPLIT in value else value
+    if isinstance(value, Mapping):
+        return {key: _protected(one) for key, one in value.items()}
+    return [_protected(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-_PromptSourceLoader.add_multi_constructor(
-    "!Template", lambda loader, _suffix, node: loader.construct_mapping(node, deep=True)
-)
-
-
-def load_promptsource(path: Path, dataset: str, *, original_only: bool = True) -> list[Template]:
-    """Templates of a promptsource `templates.yaml`, in file order.
-
-    Args:
-        original_only: keep those that ask the dataset's original task, as T0 and T-Few do.
-    """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_PromptSourceLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"dataset {dataset!r}: cannot read templates {path}: {_one_line(error)}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("templates"), dict):
-        raise InputError(f"dataset {dataset!r}: {path} is not a promptsource file (no 'templates' mapping)")
-    return [
-        Template(dataset, entry["name"], entry["jinja"], entry["answer_choices"])
-        for entry in document["templates"].values()
-        if entry.get("answer_choices") and (not original_only or (entry.get("metadata") or {}).get("original_task"))
-    ]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _plain(text: str) -> str:
+    return text.strip().replace(_BARS, SPLIT)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptbench.data.example import TaskData
+from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import FewShotSet
-from adaptbench.data.templates import Prompt
+from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, Method, register
 from adaptbench.methods.contexts import Context, Contexts
 from adaptbench.models.backbone import Backbone
-from adaptbench.training.stream import evaluation_prompts, render
+from adaptbench.training.stream import DRAWN, evaluation_prompts, render
 
 TEMPLATE_STREAM = 2  # keeps the choice of demonstration templates apart from other uses of the seed
 
@@ -81,15 +81,23 @@ class InContextLearning(Method):
 
     def _demonstrations(self, task: TaskData, few_shot: FewShotSet, template: str) -> Mapping[str, list[Prompt]]:
         rng = np.random.default_rng((few_shot.seed, TEMPLATE_STREAM))
-        names = [one.name for one in task.templates] if template == "random" else [template]
+        names = [one.name for one in task.templates] if template in DRAWN else [template]
         if self.demonstration_template == "random":
             drawn = [render(task, example, template, rng) for example in few_shot.examples]
             return dict.fromkeys(names, drawn)
-        return {name: [render(task, example, name, rng) for example in few_shot.examples] for name in names}
+        return {name: [_shown(task, example, name, rng) for example in few_shot.examples] for name in names}
 
     def _ids(self, backbone: Backbone, prompt: Prompt) -> Context:
         text = f"{prompt.input} {prompt.choices[prompt.label]}{self.separator}"
         return tuple(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _shown(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
+    """A demonstration in this template, or in another where this one is not meant for the row."""
+    try:
+        return render(task, example, template, rng)
+    except NotApplicable:
+        return render(task, example, "random", rng)
 
 
 def last_that_fit(demonstrations: Sequence[Context], room: int) -> list[Context]:

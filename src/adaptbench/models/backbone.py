@@ -15,6 +15,7 @@ from transformers.utils import logging as hf_logging
 from adaptbench.errors import InputError
 from adaptbench.models.anatomy import ENCODERS_ONLY, Anatomy, anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
+from adaptbench.models.placement import placement
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 SMALL = 10_000_000  # parameters
@@ -35,6 +36,7 @@ class Backbone:
     virtual_tokens: int = 0  # places a method wants before every prompt's own tokens (prompt tuning)
     packs_choices: bool = True  # choices may share a pass; not in models that extend plain masks themselves
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
+    overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -46,7 +48,7 @@ class Backbone:
 
     @property
     def parameters_total(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return self.model.num_parameters()  # 4-bit weights are packed: counting elements would halve them
 
     def on_meta(self) -> "Backbone":
         """The same architecture without storage: for counting what a step costs."""
@@ -55,18 +57,28 @@ class Backbone:
 
     def unfrozen_copy(self) -> "Backbone":
         """A deep copy whose every parameter is trainable (full fine-tuning)."""
+        if getattr(self.model, "is_quantized", False):
+            raise InputError("model.quantization: quantised weights cannot be fine-tuned; use quantization=none")
         return replace(self, model=copy.deepcopy(self.model).requires_grad_(True))
 
 
 @lru_cache(maxsize=1)
 def load_backbone(
-    name: str, path: str, dtype: str = "float32", max_length: int | None = None, device: str = "auto"
+    name: str,
+    path: str,
+    dtype: str = "float32",
+    max_length: int | None = None,
+    device: str = "auto",
+    *,
+    overlong: str = "refuse",
+    device_map: str | None = None,
+    quantization: str = "none",
 ) -> Backbone:
     """Load a model folder, a hub id, or `microworld:<name>`, frozen and in evaluation mode.
 
     Raises:
-        InputError: nothing loadable at `path`, an architecture without an anatomy, or fp16 for a T5 (its
-            feed-forward activations overflow there).
+        InputError: nothing loadable at `path`, an architecture without an anatomy, a missing optional package, or
+            fp16 for a T5 (its feed-forward activations overflow there).
     """
     source = resolve_path(path)
     config = load_config(path)
@@ -75,14 +87,21 @@ def load_backbone(
     if config.model_type in ENCODERS_ONLY:
         raise InputError(f"model.path={path!r}: {config.model_type} is an encoder and cannot score answers")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    target = torch.device(pick_device(device))
+    placing = placement(device_map, quantization, getattr(torch, dtype), target)
     hf_logging.disable_progress_bar()
     try:
-        model = auto.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=IMPLEMENTATION)
+        model = auto.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=IMPLEMENTATION, **placing)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _cannot_load(path, error) from error
-    target = torch.device(pick_device(device))
-    model.requires_grad_(False).eval().to(target)
+    model.requires_grad_(False).eval()
+    if placing:
+        target = next(
+            model.get_input_embeddings().parameters()
+        ).device  # where a batch has to go; the rest follows by itself
+    else:
+        model.to(target)  # type: ignore[arg-type]
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return Backbone(
@@ -93,6 +112,7 @@ def load_backbone(
         target,
         getattr(torch, dtype),
         max_length or _own_limit(config, tokenizer),
+        overlong=overlong,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from adaptbench.data.templates import Prompt
+from adaptbench.data.templates import UNLABELLED, Prompt
 
 LENGTHS = {"token": "tokens", "character": "characters", "byte": "bytes"}
 
@@ -53,9 +53,37 @@ def predict(score: ChoiceScores, norm: str = "token") -> int:
     return int(np.argmax([value / length for value, length in zip(score.log_likelihoods, lengths, strict=True)]))
 
 
-def accuracy(scores: list[ChoiceScores], norm: str = "token") -> float:
-    """Share of items whose predicted choice is the right one."""
-    return float(np.mean([predict(score, norm) == score.prompt.label for score in scores]))
+def predicted(scores: pd.DataFrame, norm: str = "token") -> pd.Series:
+    """From a table of scores, uid -> predicted choice, in the table's order. Templates vote with their mean score."""
+    lengths = scores[LENGTHS[norm]] if norm in LENGTHS else 1
+    per_choice = (scores.log_likelihood / lengths).groupby([scores.uid, scores.choice], sort=False).mean().unstack()
+    return per_choice.loc[scores.uid.unique()].idxmax(axis=1)
+
+
+def accuracy(scores: list[ChoiceScores], norm: str = "token") -> float | None:
+    """Share of items whose predicted choice is the right one; None where nobody knows it.
+
+    An item scored under several templates counts by its share of right answers.
+    """
+    if any(score.prompt.label == UNLABELLED for score in scores):
+        return None
+    shares: dict[str, list[bool]] = {}
+    for score in scores:
+        shares.setdefault(score.prompt.uid, []).append(predict(score, norm) == score.prompt.label)
+    return float(np.mean([np.mean(share) for share in shares.values()]))
+
+
+def by_template(scores: list[ChoiceScores], norm: str = "token") -> dict[str, dict[str, float | int | None]]:
+    """Template -> its score and number of items, in order of first use: how much the wording matters."""
+    groups: dict[str, list[ChoiceScores]] = {}
+    for score in scores:
+        groups.setdefault(score.prompt.template, []).append(score)
+    return {name: {"score": accuracy(group, norm), "n": len(group)} for name, group in groups.items()}
+
+
+def items(scores: list[ChoiceScores]) -> int:
+    """Evaluated rows, however many templates each was phrased by."""
+    return len({score.prompt.uid for score in scores})
 
 
 def not_finite(scores: list[ChoiceScores]) -> str | None:

@@ -1,0 +1,56 @@
+"""Splits of hub data sets. A cached copy serves where there is no network; a missing one says what to type."""
+
+from typing import Any
+
+from adaptbench.config import DatasetConfig
+from adaptbench.errors import InputError
+
+
+def hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
+    """Rows of a split, label numbers replaced by the names that the dataset's YAML knows.
+
+    Raises:
+        InputError: no `datasets` package, or neither hub nor cache can serve it.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        reason = f"it comes from the hub: pip install 'adaptbench[hub]'{_elsewhere(config)}"
+        raise InputError(f"dataset {config.name!r}: {reason}") from error
+    options = {"revision": config.revision} if config.revision else {}
+    try:
+        loaded = load_dataset(config.path, config.subset, split=split, **options)
+    except Exception as error:  # the library raises a different type for each of its many ways to fail
+        raise InputError(
+            f"dataset {config.name!r}: cannot load {config.path!r} ({config.subset}, split {split}) from the hub "
+            f"or its cache: {' '.join(str(error).split())[:200]}; fetch it where there is network with: "
+            f"{fetch_command(config)}{_elsewhere(config)}"
+        ) from error
+    names = _label_names(loaded)
+    rows = [dict(row) for row in loaded]
+    for column, known in names.items():
+        for row in rows:
+            named = known[row[column]] if 0 <= row[column] < len(known) else None
+            if named in config.labels:  # RAFT numbers its labels from 1 and its cache from 0: names are safe
+                row[column] = named
+    return rows
+
+
+def fetch_command(config: DatasetConfig) -> str:
+    """What to type on a machine with network, whose cache the other then uses."""
+    if config.fetch:
+        return config.fetch
+    arguments = ", ".join(repr(one) for one in (config.path, config.subset) if one is not None)
+    if config.revision:
+        arguments += f", revision={config.revision!r}"
+    return f'python -c "from datasets import load_dataset; load_dataset({arguments})"'
+
+
+def _elsewhere(config: DatasetConfig) -> str:
+    return f", or put the files under {config.folder} (ADAPTBENCH_DATA)" if config.local else ""
+
+
+def _label_names(loaded: Any) -> dict[str, list[str]]:
+    """Column -> names of its integer labels."""
+    features = getattr(loaded, "features", None) or {}
+    return {column: list(kind.names) for column, kind in features.items() if hasattr(kind, "names")}

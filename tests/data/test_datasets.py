@@ -1,0 +1,164 @@
+"""Every dataset of conf/dataset: what its files hold, and that every row reads in every template."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from adaptbench.config import DatasetConfig, register_schemas, resolve
+from adaptbench.data.example import TaskData
+from adaptbench.data.fewshot import draw
+from adaptbench.data.promptsource import load_promptsource
+from adaptbench.data.sources import load_task
+from adaptbench.data.templates import NotApplicable
+
+CONF = Path(__file__).parents[2] / "conf"
+SEEDS = (0, 1, 32, 42, 1024)
+# name: (few-shot folder, shots, evaluation rows, training rows of the hub's split, in whose order `idx` counts)
+PAPER = {
+    "rte": ("rte/32_shot", 32, 277, 2490),
+    "cb": ("cb/32_shot", 32, 56, 250),
+    "copa": ("copa/32_shot", 32, 100, 400),
+    "wic": ("wic/32_shot", 32, 638, 5428),
+    "wsc": ("wsc/32_shot", 32, 104, 554),
+    "hellaswag": ("h-swag/20_shot", 20, 10_042, 39_905),
+    "winogrande": ("winogrande/50_shot", 50, 1267, 40_398),
+    "anli_r1": ("anli-r1/50_shot", 50, 1000, 16_946),
+    "anli_r2": ("anli-r2/50_shot", 50, 1000, 45_460),
+    "anli_r3": ("anli-r3/50_shot", 50, 1198, 100_459),
+    "boolq": ("boolq/32_shot", 32, 3270, 9427),
+}
+SIZES = {name: size for name, (_, _, size, _) in PAPER.items()} | {"sst2": 872}
+RAFT = {
+    "ade_corpus_v2": 5000, "banking_77": 5000, "neurips_impact_statement_risks": 150, "one_stop_english": 518,
+    "overruling": 2350, "semiconductor_org_types": 449, "systematic_review_inclusion": 2244,
+    "tai_safety_research": 1639, "terms_of_service": 5000, "tweet_eval_hate": 2966, "twitter_complaints": 3399,
+}  # fmt: skip
+
+
+def configuration(name: str, *overrides: str) -> DatasetConfig:
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(compose("config", [f"dataset={name}", *overrides])).dataset
+
+
+@pytest.fixture(scope="module")
+def tasks(real_data):
+    """A task as its YAML describes it, read once."""
+    loaded: dict[str, TaskData] = {}
+
+    def get(name: str) -> TaskData:
+        if name not in loaded:
+            loaded[name] = load_task(configuration(name, f"dataset.folder={real_data}"))
+        return loaded[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_official_validation_set_and_draws(tasks, name):
+    task = tasks(name)
+    assert len(task.evaluation) == SIZES[name]
+    assert set(SEEDS) <= set(task.draws)
+    labels = {example.label for example in task.evaluation}
+    for seed in SEEDS:
+        few_shot = draw(task, seed)
+        assert len(few_shot.examples) == task.shots
+        assert {example.label for example in few_shot.examples} <= labels == set(range(len(labels)))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_draws_are_our_draws_from_the_hubs_training_split(tasks, name):
+    """Row numbers say it without the training files: whoever has the hub and no draws gets the same few-shot sets."""
+    _, shots, _, rows = PAPER[name]
+    for seed in SEEDS:
+        order = np.arange(rows)
+        np.random.RandomState(seed).shuffle(order)
+        key = "ind" if name == "hellaswag" else "idx"
+        own = [example.fields.get("idx", example.fields.get(key)) for example in draw(tasks(name), seed).examples]
+        assert own == order[:shots].tolist()
+
+
+@pytest.mark.parametrize("name", ["rte", "cb", "wsc"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_the_draws_the_training_file_gives_the_same_rows(tasks, real_data, name, seed):
+    task = load_task(configuration(name, f"dataset.folder={real_data}", "dataset.draws=null"))
+    own, official = draw(task, seed).examples, draw(tasks(name), seed).examples
+    columns = set(official[0].fields) & set(own[0].fields)
+    if name == "wsc":  # the draws are of wsc.fixed, which mends the spelling of some spans
+        columns = {"idx", "label", "text", "span2_index"}
+    assert len(columns) >= 4
+    assert [{c: e.fields[c] for c in columns} for e in own] == [{c: e.fields[c] for c in columns} for e in official]
+
+
+@pytest.mark.parametrize("name", [*SIZES, *(f"raft_{name}" for name in RAFT)])
+def test_every_row_reads_in_every_template_of_our_own(tasks, name):
+    task = tasks(name)
+    assert len(task.templates) >= 3
+    rows = [*task.evaluation, *(example for seed in task.draws for example in task.draws[seed]), *task.train[:50]]
+    for template in task.templates:
+        for example in rows[:: 1 + len(rows) // 2000]:
+            template.render(example.uid, example.fields)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_row_reads_in_every_template_of_promptsource(real_data, name):
+    """Templates for the original task are scored; the others (another task, free text) must render."""
+    config = configuration(name, f"dataset.folder={real_data}", "dataset.prompts=promptsource")
+    task = load_task(config)
+    path = real_data / str(config.promptsource)
+    every = load_promptsource(path, name, original_only=False, free_text=True)
+    if name == "hellaswag":  # the cleaned validation file does not keep ctx_a and ctx_b apart
+        every = [template for template in every if "ctx_a" not in template.jinja]
+    scored = {template.name for template in task.templates}
+    assert len(scored) >= (3 if name == "hellaswag" else 4)
+    rows = [*task.evaluation, *(example for seed in task.draws for example in task.draws[seed])]
+    meant = set()
+    for template in every:
+        read = template.render if template.name in scored else template.parts
+        for example in rows:
+            try:
+                read(example.uid, example.fields)
+            except NotApplicable:
+                assert name == "copa"  # half of its templates are for causes, half for effects
+                continue
+            if template.name in scored:
+                meant.add(example.uid)
+    assert meant == {example.uid for example in rows}
+
+
+@pytest.mark.parametrize("name", RAFT)
+def test_raft_has_fifty_labelled_rows_and_a_test_set_without_labels(tasks, name):
+    task = tasks(f"raft_{name}")
+    assert (len(task.train), task.shots, len(task.evaluation)) == (50, 50, RAFT[name])
+    assert {example.label for example in task.evaluation} == {-1}
+    assert [int(example.uid) for example in task.evaluation] == list(range(50, 50 + RAFT[name]))
+    prompt = task.templates[0].render("50", task.evaluation[0].fields)
+    assert len(prompt.choices) == len(task.templates[0].label_names)
+    if name == "banking_77":
+        assert len(prompt.choices) == 77
+        assert all(choice in prompt.input for choice in prompt.choices)
+        config = configuration(f"raft_{name}")
+        assert config.without_losses == ["unlikelihood"]
+
+
+def test_a_missing_copy_says_what_to_type(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    from adaptbench.errors import InputError
+
+    def load_dataset(*_, **__):
+        raise ConnectionError("Couldn't reach\nthe Hub")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(InputError) as caught:
+        load_task(configuration("rte", f"dataset.folder={tmp_path}"))
+    command = """python -c "from datasets import load_dataset; load_dataset('aps/super_glue', 'rte')\""""
+    assert command in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"rochester.edu"):
+        load_task(configuration("storycloze", f"dataset.folder={tmp_path}"))

@@ -1,0 +1,209 @@
+"""Forty ways a user's data or settings can be wrong, and more: each is one clear line, exit code 2, no model loaded."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+GOOD = [{"text": f"row {i}", "label": i % 2} for i in range(8)]
+FILES = ("dataset=files", "dataset.train=train.jsonl", "dataset.evaluation=eval.jsonl", "dataset.shots=4", "seeds=[0]")
+LABELS = "dataset.labels={bad: 0, good: 1}"
+
+
+def jsonl(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def template(jinja: str, choices: str = "no ||| yes") -> tuple[str, ...]:
+    """Overrides that make one of the dataset's templates this one."""
+    quoted = [text.replace("'", "\\'") for text in (jinja, choices)]
+    return (
+        f"dataset.templates.plain.jinja='{quoted[0]}'",
+        f"dataset.templates.plain.answer_choices='{quoted[1]}'",
+        "template=plain",
+    )
+
+
+ASKS = "{{text}} ||| {{answer_choices[label]}}"
+
+# What is wrong: (files that replace the good ones, arguments, what the line says)
+CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
+    "bad JSON line": ({"eval.jsonl": jsonl(GOOD[0]) + '{"text": \n'}, (), "line 2: not JSON"),
+    "JSON list": ({"eval.jsonl": "[1, 2]\n"}, (), "line 1: expected an object"),
+    "JSON over several lines": ({"eval.jsonl": json.dumps(GOOD, indent=1)}, (), "line 1: not JSON"),
+    "not UTF-8": ({"eval.jsonl": '{"text": "caf\xe9", "label": 0}\n'.encode("latin-1")}, (), "not UTF-8 (byte"),
+    "CSV not UTF-8": (
+        {"e.csv": "text,label\ncaf\xe9,0\n".encode("latin-1")},
+        ("dataset.evaluation=e.csv",),
+        "not UTF-8",
+    ),
+    "ragged CSV": ({"e.csv": "text,label\na,0\nb,1,2,3\n"}, ("dataset.evaluation=e.csv",), "cannot read e.csv"),
+    "CSV without rows": ({"e.csv": "text,label\n"}, ("dataset.evaluation=e.csv",), "has no rows"),
+    "empty file": ({"eval.jsonl": ""}, (), "eval.jsonl has no rows"),
+    "empty CSV": ({"e.csv": ""}, ("dataset.evaluation=e.csv",), "cannot read e.csv"),
+    "not Parquet": ({"e.parquet": "text"}, ("dataset.evaluation=e.parquet",), "cannot read e.parquet"),
+    "unknown suffix": ({"e.xlsx": "x"}, ("dataset.evaluation=e.xlsx",), "expected .jsonl, .json, .csv"),
+    "missing file": ({}, ("dataset.evaluation=nowhere.jsonl",), "no such file: nowhere.jsonl"),
+    "a folder for a file": ({}, ("dataset.evaluation=.",), "no such file"),
+    "no evaluation": ({}, ("dataset.evaluation=null",), "'evaluation' must name a file"),
+    "missing column": ({}, ("dataset.columns={text: sentence}",), "no column 'sentence' (columns: text, label)"),
+    "missing label": ({"eval.jsonl": jsonl({"text": "a"})}, (), "eval.jsonl, row 0: no column 'label'"),
+    "unknown label": ({"eval.jsonl": jsonl({"text": "a", "label": "so-so"})}, (), "label 'so-so': expected bad, good"),
+    "label out of range": ({"eval.jsonl": jsonl(*GOOD, {"text": "a", "label": 2})}, (), "row 8: label 2: expected"),
+    "negative label": ({"eval.jsonl": jsonl({"text": "a", "label": -3})}, (), "row 0: label -3"),
+    "fractional label": ({"eval.jsonl": jsonl({"text": "a", "label": 0.5})}, (), "label 0.5: expected bad, good"),
+    "null label": ({"eval.jsonl": jsonl({"text": "a", "label": None})}, (), "label None: expected bad, good"),
+    "label beyond the choices": (
+        {"eval.jsonl": jsonl({"text": "a", "label": 1})},
+        template(ASKS, "yes"),
+        "label 1 is outside the 1 choices",
+    ),
+    "an identity twice": ({"eval.jsonl": jsonl(*[{**GOOD[0], "idx": 7}] * 2)}, (), "row 1: the uid '7' stands twice"),
+    "empty text": (
+        {"eval.jsonl": jsonl({"text": "  ", "label": 0})},
+        ("template=plain",),
+        "row '0': the rendered input",
+    ),
+    "empty text in training": (
+        {"train.jsonl": jsonl(*[{"text": "", "label": 0}] * 8)},
+        (),
+        "the rendered input is empty",
+    ),
+    "empty choice": ({}, template(ASKS, "yes ||| "), "non-empty choices"),
+    "one choice": ({}, template(ASKS, "yes"), "at least two"),
+    "equal choices": ({}, template(ASKS, "yes ||| yes"), "the choices repeat"),
+    "template syntax": ({}, template("{{text ||| x"), "template 'plain': syntax error"),
+    "unknown field": (
+        {},
+        template("{{txet}} ||| {{answer_choices[label]}}"),
+        "row '0': cannot render: 'txet' is undefined",
+    ),
+    "wrong type of field": (
+        {},
+        template("{{text + 1}} ||| {{answer_choices[label]}}"),
+        "(reads label: int, text: str)",
+    ),
+    "no target": ({}, template("{{text}}"), "expected 'input ||| target'"),
+    "another target": ({}, template("{{text}} ||| perhaps"), "is not the choice"),
+    "code in a template": ({}, template("{{text.__class__.__mro__}} ||| x"), "unsafe"),
+    "unknown template": ({}, ("template=fancy",), "template='fancy': not a template of dataset 'files'"),
+    "zero shots": ({}, ("shots=0",), "shots=0: expected at least 1"),
+    "more shots than rows": ({}, ("shots=9",), "has only 8 training rows"),
+    "too few of a class": (
+        {"train.jsonl": jsonl(*[{"text": "a", "label": int(i == 0)} for i in range(8)])},
+        ("dataset.sampling=stratified",),
+        "only 1 rows of label 1",
+    ),
+    "wrong type": ({}, ("dataset.shots=many",), "Value 'many' of type 'str' could not be converted to Integer"),
+    "wrong sampling": ({}, ("dataset.sampling=balanced",), "expected one of natural, stratified"),
+    "draws without seed": ({}, ("dataset.draws=draws.jsonl",), "expected a path with {seed} in it"),
+    "no draw": ({}, ("dataset.draws='{seed}.jsonl'",), "no few-shot draw matches"),
+    "no draw of this seed": (
+        {"1.jsonl": jsonl(*GOOD)},
+        ("dataset.draws='{seed}.jsonl'",),
+        "no few-shot draw for seed 0",
+    ),
+    "unknown prompts": ({}, ("dataset.prompts=mine",), "expected own or promptsource"),
+    "missing promptsource": (
+        {},
+        ("dataset.prompts=promptsource", "dataset.promptsource=promptsource/anli/templates.yaml"),
+        "fetch them with: curl",
+    ),
+    "broken promptsource": (
+        {"t.yaml": "templates: [1, 2]"},
+        ("dataset.prompts=promptsource", "dataset.promptsource=t.yaml"),
+        "is not a promptsource file",
+    ),
+    "unknown operation": ({}, ("dataset.operations=[polish]",), "expected one of hellaswag"),
+    "operation on other rows": ({}, ("dataset.operations=[hellaswag]",), "does not fit the row"),
+    "no losses left": (
+        {},
+        ("dataset.without_losses=[lm,unlikelihood,length_normalized]",),
+        "leaves the recipe without a loss",
+    ),
+    "float16 T5": ({}, ("model.dtype=float16",), "T5 overflows in float16; use bfloat16 or float32"),
+    "unknown device map": ({}, ("model.device_map=balanced",), "expected auto or null"),
+    "unknown quantisation": ({}, ("model.quantization=2bit",), "expected one of none, 8bit, 4bit"),
+}
+# Wrong only once a tokenizer has read it.
+AFTER_LOADING: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
+    "over-long example": (
+        {"eval.jsonl": jsonl(*GOOD, {"text": "long " * 2000, "label": 0})},
+        ("template=plain",),
+        "do not fit model.max_length=1024 (model.overlong=truncate",
+    ),
+    "unknown hub model offline": (
+        {},
+        ("model.path=nobody/nothing",),
+        "model.path='nobody/nothing': not a model folder",
+    ),
+}
+
+
+def run(call, files, arguments) -> int:
+    for name, content in {"train.jsonl": jsonl(*GOOD), "eval.jsonl": jsonl(*GOOD), **files}.items():
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return call(*FILES, LABELS, "method=zero_shot", "progress=false", *arguments)
+
+
+def one_line(capsys) -> str:
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    assert captured.out == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_malformed_input_is_one_clear_line(call, capsys, monkeypatch, case):
+    files, arguments, says = CASES[case]
+
+    def forbidden(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    if case != "float16 T5":  # known once the model's configuration is read, before its weights
+        monkeypatch.setattr("adaptbench.runner.load_backbone", forbidden)
+    assert run(call, files, arguments) == 2
+    assert says in one_line(capsys)
+    assert not list(Path("outputs").rglob("records/*.json"))
+
+
+@pytest.mark.parametrize("case", AFTER_LOADING)
+def test_what_only_a_tokenizer_or_the_hub_can_know(call, capsys, monkeypatch, case):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    files, arguments, says = AFTER_LOADING[case]
+    assert run(call, files, arguments) == 2
+    assert says in one_line(capsys)
+
+
+@pytest.mark.parametrize("package", ["no package", "offline"])
+def test_a_hub_dataset_that_is_not_at_hand(call, capsys, monkeypatch, tmp_path, package):
+    import sys
+    import types
+
+    def load_dataset(*_, **__):
+        raise ConnectionError("Couldn't reach\nthe Hub")
+
+    module = None if package == "no package" else types.SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    assert call("dataset=rte", f"dataset.folder={tmp_path}", "method=zero_shot", "progress=false") == 2
+    line = one_line(capsys)
+    assert (
+        "pip install 'adaptbench[hub]'" if package == "no package" else "load_dataset('aps/super_glue', 'rte')"
+    ) in line
+    assert "ADAPTBENCH_DATA" in line
+
+
+def test_the_good_input_of_these_tests_is_good(call, capsys):
+    """Or else the cases above would prove nothing. Text, CSV and Parquet, no template written by the user."""
+    assert run(call, {}, ("limit=4",)) == 0
+    pd.DataFrame(GOOD).to_parquet("e.parquet")
+    assert run(call, {"e.csv": "text,label\na,bad\n"}, ("dataset.evaluation=e.csv", "template=all")) == 0
+    assert call(*FILES, LABELS, "method=zero_shot", "progress=false", "dataset.evaluation=e.parquet") == 0
+    records = [json.loads(path.read_text()) for path in Path("outputs/default/records").glob("*.json")]
+    (every,) = (record for record in records if record["template"] == "all")
+    assert set(every["score_by_template"]) == {"plain", "question", "labelled"}
+    assert every["n_eval"] == 1
+    assert every["score"] == pytest.approx(sum(one["score"] for one in every["score_by_template"].values()) / 3)
