@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,10 @@ def _record(
         "flops.adapt.paper": bill.flops_adapt_paper,
         "flops.predict.measured": bill.flops_predict,
         "flops.predict.paper": bill.flops_predict_paper,
-        "memory.adapt.peak_bytes": bill.memory_adapt,
-        "memory.predict.peak_bytes": bill.memory_predict,
+        "memory.adapt.peak_bytes": bill.memory_adapt.peak if bill.memory_adapt else None,
+        "memory.predict.peak_bytes": bill.memory_predict.peak,
+        "memory.adapt.items": asdict(bill.memory_adapt) if bill.memory_adapt else None,
+        "memory.predict.items": asdict(bill.memory_predict),
         "memory.kv_cache_bytes": bill.kv_cache,
         "provenance.config": scientific(cell.config, few_shot.seed),
         "provenance.versions": provenance.versions(),

@@ -2,7 +2,7 @@
 
 import torch
 
-from adaptbench.costs.memory import PeakTracker, kv_cache_bytes, predict_peak, train_peak
+from adaptbench.costs.memory import PeakTracker, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
 from adaptbench.methods import METHODS
@@ -24,7 +24,7 @@ def test_tracker_follows_creation_and_release():
 
 def peaks(backbone, kind, shape):
     run = MetaRun.of(METHODS[kind](), backbone, recipe())
-    return train_peak(run, shape)
+    return train_memory(run, shape).peak
 
 
 def test_full_fine_tuning_pays_for_gradients_of_every_weight(backbones):
@@ -38,10 +38,10 @@ def test_full_fine_tuning_pays_for_gradients_of_every_weight(backbones):
 
 def test_peak_grows_with_the_batch_and_is_the_same_every_time(backbones):
     run = MetaRun.of(METHODS["ia3"](), backbones["t5"], recipe())
-    small, large = predict_peak(run, Shape(1, 8, 2, 2)), predict_peak(run, Shape(8, 64, 2, 2))
+    small, large = predict_memory(run, Shape(1, 8, 2, 2)).peak, predict_memory(run, Shape(8, 64, 2, 2)).peak
     assert large > small
-    assert predict_peak(run, Shape(1, 8, 2, 2)) == small
-    assert train_peak(run, Shape(2, 8, 2, 2)) == train_peak(run, Shape(2, 8, 2, 2))
+    assert predict_memory(run, Shape(1, 8, 2, 2)).peak == small
+    assert train_memory(run, Shape(2, 8, 2, 2)) == train_memory(run, Shape(2, 8, 2, 2))
 
 
 def test_kv_cache_of_gpt3_is_the_papers_144_gb():

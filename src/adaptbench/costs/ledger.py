@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptbench.costs import paper
 from adaptbench.costs.flops import StepPrices, total
-from adaptbench.costs.memory import kv_cache_bytes, predict_peak, train_peak
+from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Encoded, Shape, shape_of
 from adaptbench.methods.base import Adaptation, Method
@@ -27,8 +27,8 @@ class Bill:
     flops_adapt_paper: float
     flops_predict: float
     flops_predict_paper: float
-    memory_adapt: int | None
-    memory_predict: int
+    memory_adapt: Memory | None
+    memory_predict: Memory
     kv_cache: int
 
 
@@ -49,8 +49,8 @@ class CostLedger:
     def __init__(self, method: Method, backbone: Backbone, recipe: "RecipeConfig"):
         self._run = MetaRun.of(method, backbone, recipe)
         self._prices = StepPrices(self._run)
-        self._train_peak = lru_cache(maxsize=None)(partial(train_peak, self._run))
-        self._predict_peak = lru_cache(maxsize=None)(partial(predict_peak, self._run))
+        self._train_memory = lru_cache(maxsize=None)(partial(train_memory, self._run))
+        self._predict_memory = lru_cache(maxsize=None)(partial(predict_memory, self._run))
         self._total_parameters = backbone.parameters_total
         self._is_encoder_decoder = backbone.is_encoder_decoder
 
@@ -64,8 +64,8 @@ class CostLedger:
             flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps))),
             flops_predict=total(self._prices.predict, singles) / len(singles),
             flops_predict_paper=self._paper(paper.predict, float(np.mean([_tokens(one) for one in singles]))),
-            memory_adapt=self._train_peak(_largest(steps)) if steps else None,
-            memory_predict=self._predict_peak(_largest(singles)),
+            memory_adapt=self._train_memory(_largest(steps)) if steps else None,
+            memory_predict=self._predict_memory(_largest(singles)),
             kv_cache=self._kv_cache(adaptation, len(context)),
         )
 

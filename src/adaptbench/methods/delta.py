@@ -86,7 +86,7 @@ class Delta(nn.Module):
     def state_of(self, run: int) -> dict[str, Tensor]:
         """The parameters of one run, named after where they attach."""
         return {
-            name.removeprefix("pieces.").replace("/", "."): parameter[run].detach().cpu().contiguous()
+            name.removeprefix("pieces.").replace("/", "."): _on_host(parameter[run].detach()).contiguous()
             for name, parameter in self.named_parameters()
         }
 
@@ -110,6 +110,11 @@ class Delta(nn.Module):
 
     def load(self, folder: Path, run: int) -> None:
         self.load_state_of(run, load_file(folder / "adapter.safetensors"))
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A meta tensor has nothing to copy: its shape says what a file would hold."""
+    return tensor if tensor.is_meta else tensor.cpu()
 
 
 def per_run(tensor: Tensor, runs: int) -> Tensor:
