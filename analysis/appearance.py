@@ -41,6 +41,7 @@ LOOKS = {
     "full_ft": Look("Full fine-tuning", INK, "D", "full", size=0.9),
     "zero_shot": Look("Zero-shot", "#7F8794", "o", "zero_shot"),
     "icl": Look("ICL", "#A0408F", ">", "icl", size=1.1),
+    "icl_cached": Look("ICL, cached", "#A0408F", "D", "icl", size=0.8),
     "icl_ensemble": Look("Ensemble ICL", "#A0408F", "<", "icl", size=1.1),
 }
 ORDER = tuple(LOOKS)
