@@ -123,8 +123,8 @@ def _name_lines(axes: Axes, tallies: Sequence[Tally]) -> list[Bbox]:
         height = float(one.total(np.array(met)))
         axes.plot([met], [height], "o", color=INK, markeredgecolor=PAGE, markersize=6, zorder=5)
         names.append(Name(f"{met:,.0f}", INK, *axes.transData.transform((met, height))))
-    for rank, tally in enumerate(tallies):
-        place = x[-4 - 5 * (rank % 3)]
+    for rank, tally in enumerate(tallies):  # where lines are apart: tuned ones before they rise, the others after
+        place = x[3 + 6 * (rank % 3)] if tally.once and not is_icl(tally) else x[-4 - 5 * (rank % 3)]
         point = axes.transData.transform((place, float(tally.total(np.array(place)))))
         names.append(Name(tally.label, look(tally.method).colour, *point))
     return settle_all(axes, names, taken, INK)
@@ -164,7 +164,8 @@ def _draw_bars(axes: Axes, panel: Bars) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     used = [part for part in panel.colours if any(stack.parts.get(part) for stack in panel.stacks)]
     handles = [mpl.patches.Patch(color=panel.colours[part], label=part.replace("_", " ")) for part in used]
-    axes.legend(handles=handles, loc="lower right", frameon=True, facecolor=PAGE, edgecolor="none", fontsize=8)
+    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3 if len(used) > 3 else len(used)}
+    axes.legend(handles=handles, frameon=False, fontsize=7, borderaxespad=0.2, columnspacing=1.0, **above)
 
 
 def _plain(value: float) -> str:

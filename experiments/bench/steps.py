@@ -27,7 +27,7 @@ from adaptbench.costs.measured import accelerator_peak
 from adaptbench.costs.memory import train_memory
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Batch, Shape
-from adaptbench.methods.base import Method
+from adaptbench.methods.base import Adaptation
 from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.backbone import NO_LIMIT, Backbone, load_config, pick_device
@@ -60,9 +60,9 @@ def random_batch(shape: Shape, vocabulary: int, device: torch.device) -> Batch:
     return Batch(source, torch.ones_like(source).bool(), targets, torch.ones_like(targets).bool(), label)
 
 
-def training_step(backbone: Backbone, method: Method, config: Config, runs: int, one: Shape) -> Callable[[], None]:
+def training_step(adaptation: Adaptation, config: Config, runs: int, one: Shape) -> Callable[[], None]:
     """A step of `runs` fused runs, each with a batch of this shape of its own; call it as often as you like."""
-    adaptation = method.prepare(backbone, seeds=list(range(runs)))
+    backbone = adaptation.backbone
     update = Adafactor() if config.recipe.optimizer == "adafactor" else AdamW()
     optimizer = RunOptimizer(adaptation.parameters, update, runs, adaptation.delta is not None)
     vocabulary = backbone.model.config.vocab_size
@@ -72,7 +72,7 @@ def training_step(backbone: Backbone, method: Method, config: Config, runs: int,
     def step() -> None:
         with adaptation.attached():
             optimizer.zero_grad()
-            log_p = token_log_probabilities(adaptation.backbone, batch)
+            log_p = token_log_probabilities(backbone, batch)
             per_run_loss(config.recipe.losses, log_p, batch.target_mask, batch.label, runs).sum().backward()
             optimizer.step(1e-4, config.recipe.clip_norm, alive)
 
@@ -81,10 +81,13 @@ def training_step(backbone: Backbone, method: Method, config: Config, runs: int,
 
 def measure(backbone: Backbone, config: Config, runs: int, steps: int, one: Shape) -> dict[str, object]:
     """Median seconds of a step and what follows from them, and the peak of the third step."""
-    step, device = training_step(backbone, config.method, config, runs, one), backbone.device
+    adaptation, device = config.method.prepare(backbone, seeds=list(range(runs))), backbone.device
+    step = training_step(adaptation, config, runs, one)
     for _ in range(2):  # allocates the optimizer's state and lets kernels be chosen
         step()
     peak = accelerator_peak(step, device) if device.type != "cpu" else None
+    if peak and adaptation.tuned:  # it trains a copy; the base model that lies beside it belongs to the other methods
+        peak -= sum(parameter.nbytes for parameter in backbone.model.parameters())
     seconds = []
     for _ in range(steps):
         begun = time.perf_counter()
