@@ -201,7 +201,7 @@ def draw(panels: Sequence[Panel]) -> tuple[Figure, list[list[Bbox]]]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 4.4), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)  # measures the labels
-        both = figure.subplots(1, len(panels))
+        both = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(both, panels, strict=True):
             set_axes(axes, panel)
         figure.canvas.draw()  # pixels mean something only after the layout

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import figures, tables
+from analysis import cost_figures, figures, tables
 from analysis.ablations import ABLATIONS
 from analysis.collect import Experiment, ReportError, load
 from analysis.summary import Summary, summarise
@@ -24,6 +24,7 @@ READING = {
     "Markers that would hide each other stand side by side.",
     "figure2": "Up and to the left is better: more accuracy for fewer updated parameters. "
     "Faint points are single seeds, bars are 95 % intervals over seeds and items, dashes mark zero-shot, dots chance.",
+    **cost_figures.READING,
 }
 
 
@@ -38,8 +39,10 @@ def build(folder: Path) -> tuple[Summary, Path]:
     for table in built.values():
         write(table, folder / "tables")
     drawings = {}
-    for name, panels_of in figures.FIGURES.items():
-        figure, _ = figures.draw(panels_of(summary))
+    drawn = {name: figures.draw(panels_of(summary))[0] for name, panels_of in figures.FIGURES.items()}
+    drawn |= {name: figures.draw(panels_of(summary))[0] for name, panels_of in cost_figures.PANELS.items()}
+    drawn |= {name: chart_of(summary) for name, chart_of in cost_figures.CHARTS.items()}
+    for name, figure in drawn.items():
         figures.write(figure, name, folder / "figures")
         drawings[name] = figures.inline_svg(figure, name)
     page = folder / "report.html"

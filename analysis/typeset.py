@@ -53,14 +53,14 @@ class Table:
 # -- quantities as text -------------------------------------------------------------------------------------------
 
 
-def power(value: float | None) -> str:
+def power(value: float | None, digits: int = 1) -> str:
     """1.1e12; "0" for nothing spent."""
     if value is None:
         return ABSENT
     if value == 0:
         return "0"
-    digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits}e{int(exponent)}"
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def count(value: float | None) -> str:

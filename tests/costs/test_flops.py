@@ -1,6 +1,10 @@
 """Counted FLOPs against hand counts, and priced batches against counted ones."""
 
+import copy
+from dataclasses import replace
+
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -8,6 +12,7 @@ from adaptbench.costs.flops import StepPrices, count, total
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape, collate, encode, shape_of
 from adaptbench.methods import METHODS
+from adaptbench.models.anatomy import LinearSite
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
@@ -67,6 +72,87 @@ def test_priced_equals_counted(backbones, architecture, kind):
             assert prices.train(shape) == pytest.approx(counted, rel=1e-9)
     shapes = [Shape(1, 9, 2, 2)] * 3 + [Shape(1, 10, 2, 2)]
     assert total(prices.predict, shapes) == pytest.approx(sum(map(prices.predict, shapes)))
+
+
+def visited(site: LinearSite, s: int, u: int) -> int:
+    """Tokens of a row that pass a linear map: the input meets the encoder, and cross-attention's keys and values."""
+    if site.path.startswith("encoder.") or (".EncDecAttention." in site.path and site.role in "kv"):
+        return s
+    return u if site.path.startswith("decoder.") else s + u
+
+
+def own_flops(kind: str, backbone, s: int, u: int) -> int:
+    """What a method adds to a row's forward pass, by hand: scales, biases and prefix-free norms add no product."""
+    anatomy, method = backbone.anatomy, METHODS[kind]()
+    if kind == "lora":
+        return sum(2 * method.rank * (one.d_in + one.d_out) * visited(one, s, u) for one in anatomy.linears)
+    if kind == "adapter":
+        bottleneck = max(1, D // method.reduction)
+        lengths = {"encoder": s, "decoder": u}
+        sites = [one for one in anatomy.sublayers if one.role == "ff"]
+        return sum(2 * 2 * D * bottleneck * lengths.get(one.path.partition(".")[0], s + u) for one in sites)
+    if kind == "prefix":
+        queries = {"encoder": s, "cross": u, "decoder": u if backbone.is_encoder_decoder else s + u}
+        return sum(attention(queries[one.kind], method.virtual_tokens) for one in anatomy.attentions)
+    return 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ["ia3", "bitfit", "lora", "adapter", "prefix", "full_ft"])
+def test_what_a_method_adds_equals_a_hand_count(backbones, architecture, kind):
+    shape, backbone = Shape(3, 11, 2, 4), backbones[architecture]
+    u = 2 * 4 if architecture == "t5" else 2 * 3
+
+    def predict(method: str) -> int:
+        run = MetaRun.of(METHODS[method](), backbone, recipe())
+        return count(lambda: run.predict(shape))
+
+    assert predict(kind) - predict("zero_shot") == 3 * own_flops(kind, backbone, 11, u)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_a_training_step_equals_a_hand_count(backbones, architecture):
+    """Full fine-tuning: twice the forward again. (IA)^3: once through every linear map, twice through attention, less
+    what leads to frozen embeddings only: the inputs of the first layers' queries, keys and values, and the queries."""
+    shape, backbone = Shape(2, 11, 2, 4), backbones[architecture]
+    u = 2 * 4 if architecture == "t5" else 2 * 3
+    forward = count(lambda: MetaRun.of(METHODS["zero_shot"](), backbone, recipe()).predict(shape))
+
+    def train(kind: str) -> int:
+        run = MetaRun.of(METHODS[kind](), backbone, recipe())
+        return count(lambda: run.forward_backward(shape))
+
+    assert train("full_ft") == 3 * forward
+    if architecture == "t5":
+        scores = 2 * LAYERS * (attention(11, 11) + attention(u, u) + attention(u, 11))
+        first = 3 * 2 * D * INNER * (11 + u) + (attention(11, 11) + attention(u, u)) // 2
+    else:
+        length = 11 + u
+        scores = 2 * LAYERS * attention(length, length)
+        first = 2 * D * (INNER + 2 * INNER // 2) * length + attention(length, length) // 2
+    assert train("ia3") == 2 * forward + scores - 2 * first
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_attention_kernel_of_the_cpu_counts_the_same(backbones, architecture):
+    """Fused, plain, and the library's eager attention on real tensors: the count of the meta device for all."""
+    backbone = backbones[architecture]
+    rows = [encode(backbone, prompt) for prompt in evaluation_prompts(toy_task(4), "random")]
+    batch, eager = collate(rows, backbone.pad_id), replace(backbone, model=copy.deepcopy(backbone.model))
+    eager.model.set_attn_implementation("eager")
+    expected = count(lambda: MetaRun.of(METHODS["zero_shot"](), backbone, recipe()).predict(shape_of(rows)))
+    with torch.no_grad():
+        assert count(lambda: token_log_probabilities(backbone, batch)) == expected
+        with sdpa_kernel(SDPBackend.MATH):
+            assert count(lambda: token_log_probabilities(backbone, batch)) == expected
+        assert count(lambda: token_log_probabilities(eager, batch)) == expected
+
+
+def test_training_embeddings_and_norms_count_nothing(backbones):
+    """By convention: a look-up and a norm are no matrix products, forward or backward."""
+    weights = torch.nn.Embedding(50, 8)
+    norm = torch.nn.LayerNorm(8)
+    assert count(lambda: norm(weights(torch.arange(9))).sum().backward()) == 0
 
 
 def test_training_a_frozen_model_costs_two_forwards_and_full_fine_tuning_three(backbones):

@@ -47,7 +47,7 @@ def test_the_price_of_reading_after_a_shared_context_is_what_is_counted(backbone
     shape = Shape(rows=2, source=7, choices=3, target=4)
     with shared_context(backbone, (3,) * before), FlopCounterMode(display=False) as counter:
         token_log_probabilities(backbone, replace(meta_batch(shape), already_read=before))
-    priced = StepPrices(MetaRun.of(InContextLearning(), backbone, recipe())).predict_after(before, shape)
+    priced = StepPrices(MetaRun.of(InContextLearning(), backbone, recipe())).predict_after(shape, before)
     assert priced == counter.get_total_flops()
 
 

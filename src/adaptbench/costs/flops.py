@@ -1,8 +1,10 @@
 """FLOPs by PyTorch's dispatcher-level counter: what really runs, forward and backward, two per multiply-add.
 
 Counted: every matrix product, attention's included. Not counted, by the counter's convention: element-wise
-operations, softmax, norms and embedding look-ups. A step is counted on the meta device, where attention is
-plain matrix products, so nothing depends on which kernels a machine has.
+operations, softmax, norms and embedding look-ups (the output head is a matrix product and is counted). A causal
+mask does not halve attention. A step is counted on the meta device, where attention is plain matrix products, so
+nothing depends on which kernels a machine has; on a CPU its fused attention kernel is counted, too. Its backward
+computes the scores once more, as every fused one does: five products where the plain one needs four.
 
 A transformer's step costs a quadratic polynomial in its two lengths (source tokens S; choice tokens U, all
 choices side by side): linear maps are linear in them, attention is bilinear. Six counts fix the polynomial
@@ -10,12 +12,13 @@ exactly, and then every batch of a run is priced by its own shape without counti
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from torch.utils.flop_counter import FlopCounterMode
+import torch
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
@@ -28,9 +31,33 @@ PROBES = ((4, 2, 2), (8, 2, 2), (16, 2, 2), (4, 3, 4), (8, 3, 4), (4, 4, 7))
 SQUARED_SOURCE = 3  # position of S * S among `_powers`
 
 
+Size = Sequence[int]
+
+
+def _attention(query: Size, key: Size, value: Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    grad: Size, query: Size, key: Size, value: Size, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# The CPU's fused attention, which PyTorch's counter passes over in silence (still so in 2.13).
+_CPU_KERNELS = {
+    kernel: formula
+    for kernel, formula in (
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _attention),
+        (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _attention_backward),
+    )
+    if kernel not in flop_registry
+}
+
+
 def count(step: Callable[[], object]) -> int:
     """FLOPs of everything `step` runs."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_CPU_KERNELS) as counter:
         step()
     return counter.get_total_flops()
 
@@ -47,21 +74,22 @@ class StepPrices:
         """Scoring all choices of a batch of this shape."""
         return self._price("predict", shape)
 
-    def predict_after(self, already_read: int, shape: Shape) -> int:
-        """Scoring a batch whose rows follow a context of which keys and values are kept (decoder-only models).
-
-        Each of the rows' tokens then attends to the context's columns too; a column costs a token what the coefficient
-        of the squared length says.
-        """
-        own = self.predict(shape)
-        if not already_read:
-            return own
-        per_pair = self._coefficients("predict", shape.rows)[SQUARED_SOURCE]
-        return own + round(per_pair * already_read * (shape.source + self._choice_tokens(shape)))
-
     def train(self, shape: Shape) -> int:
         """Forward and backward of a training batch of this shape. (The optimizer runs no matrix product.)"""
         return self._price("train", shape)
+
+    def read_once(self, context: int) -> int:
+        """Reading `context` tokens of demonstrations whose keys and values are kept (decoder-only)."""
+        return self._price("predict", Shape(1, context, 0, 1))
+
+    def predict_after(self, shape: Shape, context: int) -> int:
+        """Scoring a batch of this shape, demonstrations not among its tokens, after they were read once.
+
+        Every own token attends to all held ones: the polynomial's price of attention is that of one token for one.
+        """
+        attention = self._coefficients("predict", shape.rows)[SQUARED_SOURCE] if context else 0
+        own = shape.source + self._choice_tokens(shape)
+        return self.predict(shape) + round(attention * context * own)
 
     def _price(self, kind: str, shape: Shape) -> int:
         if not self._run.adaptation.backbone.packs_choices:  # the prompt is read once per choice: another polynomial

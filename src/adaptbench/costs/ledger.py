@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adaptbench.costs import paper
 from adaptbench.costs.flops import StepPrices, total
-from adaptbench.costs.memory import kv_cache_bytes, predict_peak, train_peak
+from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape, shape_of
 from adaptbench.methods.base import Adaptation, Method
@@ -26,8 +26,8 @@ class Bill:
     flops_adapt_paper: float
     flops_predict: float
     flops_predict_paper: float
-    memory_adapt: int | None
-    memory_predict: int
+    memory_adapt: Memory | None
+    memory_predict: Memory
     kv_cache: int
     flops_predict_merged: float | None = None  # with what was learned folded into the weights, where that is possible
 
@@ -51,8 +51,8 @@ class CostLedger:
         self._prices = StepPrices(self._run)
         merged = self._run.merged(method)
         self._merged_prices = StepPrices(merged) if merged is not None else None
-        self._train_peak = lru_cache(maxsize=None)(partial(train_peak, self._run))
-        self._predict_peak = lru_cache(maxsize=None)(partial(predict_peak, self._run))
+        self._train_memory = lru_cache(maxsize=None)(partial(train_memory, self._run))
+        self._predict_memory = lru_cache(maxsize=None)(partial(predict_memory, self._run))
         self._total_parameters = backbone.parameters_total
         self._is_encoder_decoder = backbone.is_encoder_decoder
 
@@ -66,16 +66,15 @@ class CostLedger:
         singles = [(shape_of([reading.encoded]), len(reading.context) if reading.shared else 0) for reading in readings]
         contexts = {reading.context for reading in readings if reading.shared}
         predictions = len({reading.prompt for reading in readings})
-        context_shapes = [Shape(rows=1, source=len(context), choices=1, target=1) for context in contexts]
         own_tokens = sum(_tokens(shape) - read for shape, read in singles)
         return Bill(
-            flops_adapt=total(self._prices.train, steps) + total(self._prices.predict, context_shapes),
+            flops_adapt=total(self._prices.train, steps) + sum(map(self._prices.read_once, map(len, contexts))),
             flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps)))
             + self._paper(paper.predict, sum(map(len, contexts))),
             flops_predict=total(self._after, singles) / predictions,
             flops_predict_paper=self._paper(paper.predict, own_tokens / predictions),
-            memory_adapt=self._train_peak(_largest(steps)) if steps else None,
-            memory_predict=self._predict_peak(_largest([shape for shape, _ in singles])),
+            memory_adapt=self._train_memory(_largest(steps)) if steps else None,
+            memory_predict=self._predict_memory(_largest([shape for shape, _ in singles])),
             kv_cache=self._kv_cache(adaptation, max(len(reading.context) for reading in readings)),
             flops_predict_merged=(
                 total(self._merged_prices.predict, [shape for shape, _ in singles]) / predictions
@@ -86,7 +85,7 @@ class CostLedger:
 
     def _after(self, reading: tuple[Shape, int]) -> int:
         shape, already_read = reading
-        return self._prices.predict_after(already_read, replace(shape, source=shape.source - already_read))
+        return self._prices.predict_after(replace(shape, source=shape.source - already_read), already_read)
 
     def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
         return formula(self._total_parameters, self._is_encoder_decoder, tokens)

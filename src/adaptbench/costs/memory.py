@@ -1,12 +1,15 @@
 """Peak memory, by tensors: weights, activations, gradients and optimizer state, whichever are alive at once.
 
 The count follows every tensor storage of a step from its creation to its release. It runs on the meta device, so
-it is the same on every machine and works for models no machine here can hold. On an accelerator the allocator's
-peak of one real step is measured instead; it adds rounding and workspaces.
+it is the same on every machine and works for models no machine here can hold; on real tensors it counts the same.
+An allocator adds rounding and workspaces, and fused attention keeps less than the score matrices counted here.
 """
 
 import weakref
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +22,21 @@ from adaptbench.data.batching import Shape
 from adaptbench.models.anatomy import Anatomy
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes alive at the peak, by what they are."""
+
+    weights: int = 0  # of the base model and of what is trained
+    activations: int = 0  # and whatever else is alive for a moment
+    gradients: int = 0
+    optimizer: int = 0  # statistics, and the temporaries of its step
+    kv_cache: int = 0
+
+    @property
+    def peak(self) -> int:
+        return sum(vars(self).values())
+
+
 class PeakTracker(TorchDispatchMode):
     """Bytes of all tensor storages alive, and their peak, while the mode is on."""
 
@@ -26,9 +44,31 @@ class PeakTracker(TorchDispatchMode):
         super().__init__()
         self.current = 0
         self.peak = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.kind = "weights"  # what a storage created now is counted as
+        self.memory = Memory()
+        self._held: Counter[str] = Counter()
+        self._kinds: weakref.WeakKeyDictionary[torch.UntypedStorage, list[str]] = weakref.WeakKeyDictionary()
         for tensor in already:
             self._add(tensor)
+        self.kind = "activations"
+
+    @contextmanager
+    def as_kind(self, kind: str) -> Iterator[None]:
+        """Count what is created inside as `kind`."""
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+
+    def relabel(self, tensors: Iterable[Tensor | None], kind: str) -> None:
+        """Count these tensors' storages as `kind` from now on."""
+        for tensor in tensors:
+            if tensor is not None and (cell := self._kinds.get(tensor.untyped_storage())) is not None:
+                size = tensor.untyped_storage().nbytes()
+                self._held[cell[0]] -= size
+                self._held[kind] += size
+                cell[0] = kind
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -39,34 +79,43 @@ class PeakTracker(TorchDispatchMode):
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._seen:
+        if storage in self._kinds:
             return
-        self._seen.add(storage)
+        cell = self._kinds[storage] = [self.kind]
         size = storage.nbytes()
         self.current += size
-        self.peak = max(self.peak, self.current)
-        weakref.finalize(storage, self._release, size)
+        self._held[self.kind] += size
+        if self.current > self.peak:
+            self.peak = self.current
+            self.memory = Memory(**self._held)
+        weakref.finalize(storage, self._release, size, cell)
 
-    def _release(self, size: int) -> None:
+    def _release(self, size: int, cell: list[str]) -> None:
         self.current -= size
+        self._held[cell[0]] -= size
 
 
-def predict_peak(run: MetaRun, shape: Shape) -> int:
-    """Bytes at the peak of scoring one batch of this shape."""
-    with PeakTracker(_parameters(run)) as tracker:
+def predict_memory(run: MetaRun, shape: Shape) -> Memory:
+    """The peak of scoring one batch of this shape."""
+    with PeakTracker(own_tensors(run)) as tracker:
         run.predict(shape)
-    return tracker.peak
+    return tracker.memory
 
 
-def train_peak(run: MetaRun, shape: Shape) -> int:
-    """Bytes at the peak of two training steps of this shape (the second one finds the optimizer's state)."""
-    with no_gradients_left(run), PeakTracker(_parameters(run)) as tracker:
-        optimizer = run.optimizer()
-        for _ in range(2):
-            optimizer.zero_grad()
-            run.forward_backward(shape)
+def train_memory(run: MetaRun, shape: Shape) -> Memory:
+    """The peak of a training step of this shape that finds the optimizer's state of an earlier one."""
+    with no_gradients_left(run), PeakTracker(own_tensors(run)) as tracker:
+        with tracker.as_kind("optimizer"):
+            optimizer = run.optimizer()
+        tracker.relabel(run.adaptation.parameters, "weights")  # they moved into the optimizer's buffers
+        tracker.relabel((parameter.grad for parameter in run.adaptation.parameters), "gradients")
+        with tracker.as_kind("optimizer"):
             run.optimizer_step(optimizer)
-    return tracker.peak
+        optimizer.zero_grad()
+        run.forward_backward(shape)
+        with tracker.as_kind("optimizer"):
+            run.optimizer_step(optimizer)
+    return tracker.memory
 
 
 def kv_cache_bytes(anatomy: Anatomy, tokens: int, dtype: torch.dtype) -> int:
@@ -75,6 +124,7 @@ def kv_cache_bytes(anatomy: Anatomy, tokens: int, dtype: torch.dtype) -> int:
     return widths * tokens * dtype.itemsize
 
 
-def _parameters(run: MetaRun) -> list[Tensor]:
+def own_tensors(run: MetaRun) -> list[Tensor]:
+    """What a run holds before any step."""
     model = run.adaptation.backbone.model
     return [*model.parameters(), *model.buffers(), *run.adaptation.parameters]

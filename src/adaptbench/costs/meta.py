@@ -1,11 +1,12 @@
 """Steps without storage: the real code on the meta device, so that any model can be priced on any machine."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods.base import Adaptation, Method
@@ -45,7 +46,7 @@ class MetaRun:
     def forward_backward(self, shape: Shape) -> None:
         """The loss of a batch of this shape and its gradients."""
         batch = meta_batch(shape)
-        with self.adaptation.attached():
+        with self.adaptation.attached(), _training(self.adaptation.backbone.model):
             log_p = token_log_probabilities(self.adaptation.backbone, batch)
             loss = per_run_loss(self.recipe.losses, log_p, batch.target_mask, batch.label, runs=1)
             loss.sum().backward()
@@ -66,6 +67,16 @@ def meta_batch(shape: Shape) -> Batch:
         targets = torch.zeros(shape.rows, shape.choices, shape.target, dtype=torch.long)
         label = torch.zeros(shape.rows, dtype=torch.long)
         return Batch(source, source.bool(), targets, targets.bool(), label)
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """As a real step runs: dropout keeps a mask and a result of its own."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 @contextmanager

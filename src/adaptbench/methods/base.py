@@ -157,9 +157,13 @@ class Method:
         """Store one run and return the bytes of the files written. The method's settings go with it."""
         adaptation.save(folder, run)
         if any(folder.iterdir()):
-            settings = {"kind": self.kind, **asdict(self), "base_model": adaptation.backbone.name}
-            (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True))
+            (folder / "adapter_config.json").write_text(self.settings(adaptation))
         return sum(file.stat().st_size for file in folder.iterdir())
+
+    def settings(self, adaptation: Adaptation) -> str:
+        """What is stored beside the parameters: the method's own numbers and the base model's name."""
+        settings = {"kind": self.kind, **asdict(self), "base_model": adaptation.backbone.name}
+        return json.dumps(settings, indent=1, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class Delta(nn.Module):
 
     def state_of(self, run: int) -> dict[str, Tensor]:
         """What one run must keep, named after where it attaches: its parameters, and buffers that are `stored`."""
-        return {name: tensor[run].detach().cpu().contiguous() for name, tensor in self._state().items()}
+        return {name: _on_host(tensor[run].detach()).contiguous() for name, tensor in self._state().items()}
 
     def load_state_of(self, run: int, state: dict[str, Tensor]) -> None:
         """Set one run's parameters; the names must be those of `state_of`.
@@ -193,3 +193,8 @@ class Delta(nn.Module):
         for name, piece in self.pieces.items():
             state |= {f"pieces.{name}.{buffer}": getattr(piece, buffer) for buffer in piece.stored}  # type: ignore
         return {name.removeprefix("pieces.").replace("/", "."): tensor for name, tensor in state.items()}
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A meta tensor has nothing to copy: its shape says what a file would hold."""
+    return tensor if tensor.is_meta else tensor.cpu()

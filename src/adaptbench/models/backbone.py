@@ -127,6 +127,8 @@ def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedMo
 def meta_backbone(name: str, path: str, dtype: str = "float32", shape: Mapping[str, Any] | None = None) -> Backbone:
     """A backbone without storage or tokenizer: from a published shape, else from the configuration at `path`."""
     config = AutoConfig.for_model(**shape) if shape else load_config(path)
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0  # any id costs the same
     model = from_config(config, getattr(torch, dtype))
     return Backbone(name, model, None, anatomy_of(model), torch.device("meta"), getattr(torch, dtype), NO_LIMIT)
 

@@ -14,6 +14,8 @@ from adaptbench.methods.contexts import Context
 from adaptbench.models.attention import PREFIXES
 from adaptbench.models.backbone import Backbone
 
+States = dict[nn.Module, tuple[Tensor, Tensor]]  # attention -> keys and values, each (1, H, tokens, head width)
+
 
 @contextmanager
 def shared_context(backbone: Backbone, context: Context) -> Iterator[None]:
@@ -21,7 +23,13 @@ def shared_context(backbone: Backbone, context: Context) -> Iterator[None]:
 
     Rows must be collated with `already_read=len(context)`, or their positions would be wrong.
     """
-    states = read(backbone, context)
+    with shared(read(backbone, context)):
+        yield
+
+
+@contextmanager
+def shared(states: States) -> Iterator[None]:
+    """Inside, every row attends to these keys and values before its own."""
     try:
         for module, (key, value) in states.items():
             PREFIXES[module] = lambda rows, key=key, value=value: (  # type: ignore[misc]
@@ -35,8 +43,8 @@ def shared_context(backbone: Backbone, context: Context) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def read(backbone: Backbone, context: Context) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """Keys and values of a context in every attention, each (1, H, tokens, head width)."""
+def read(backbone: Backbone, context: Context) -> States:
+    """Keys and values of a context in every attention."""
     ids = torch.tensor([context], device=backbone.device)
     cache = backbone.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
     modules = [backbone.model.get_submodule(site.path) for site in backbone.anatomy.attentions]

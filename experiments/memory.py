@@ -1,0 +1,117 @@
+"""Peak memory of a cell, measured: each phase in a fresh process on a CPU, by the allocator on an accelerator.
+
+    python -m experiments.memory model=micro_t0 method=ia3 dataset=micro_rte [format=json]
+
+Loads the model, trains a few steps, scores a few prompts. Beside each measurement stands the count of tensors, which
+needs no run (experiments.cost). On a CPU the measured number is what the process grew by since its libraries were
+loaded; it includes what the allocator keeps for later.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.costs.ledger import ledger_for
+from adaptbench.costs.measured import accelerator_peak, process_peak, resident
+from adaptbench.methods.base import Adaptation, TrainedMethod
+from adaptbench.models.backbone import load_backbone
+from adaptbench.runner import prepare_cell
+from adaptbench.scoring.evaluate import evaluate, readings
+from experiments.bill_text import size
+from experiments.commandline import CONF, one_clear_line, take_option
+
+STEPS, PROMPTS = 3, 8
+Found = dict[str, object]
+
+
+def main() -> None:
+    with one_clear_line():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(__doc__)
+            return
+        style, rest = take_option(sys.argv[1:], "format", ("table", "json"))
+        phase, rest = take_option(rest, "phase", ("both", "adapt", "predict"))
+        found = [measure(rest, phase)] if phase != "both" else [_in_fresh_process(rest, one) for one in PHASES]
+    if style == "json" or phase != "both":
+        print(json.dumps(found if phase == "both" else found[0], indent=1))
+        return
+    print(f"{'phase':10s}{'measured':>12s}{'tensors':>12s}   how")
+    for one in found:
+        measured, tensors = (
+            size(value) if isinstance(value, int) else "none" for value in (one["measured"], one["tensors"])
+        )
+        print(f"{one['phase']!s:10s}{measured:>12s}{tensors:>12s}   {one['how']}")
+
+
+PHASES = ("adapt", "predict")
+
+
+def _in_fresh_process(overrides: list[str], phase: str) -> Found:
+    command = [sys.executable, "-m", "experiments.memory", f"phase={phase}", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        sys.exit(done.returncode)
+    return json.loads(done.stdout)
+
+
+def measure(overrides: list[str], phase: str) -> Found:
+    """One phase in this process: the measured peak and the tensors' count at the same shapes."""
+    register_schemas()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = resolve(compose("config", overrides))
+    config = replace(config, seeds=config.seeds[:1], limit=PROMPTS, progress=False)
+    before = resident()
+    model = config.model
+    cell = prepare_cell(config)
+    backbone = load_backbone(model.name, model.path, model.dtype, model.max_length, config.device)
+    method = config.method
+    if isinstance(method, TrainedMethod):
+        method = replace(method, steps=STEPS)
+    adaptation: Adaptation
+
+    def adapt() -> None:
+        nonlocal adaptation
+        adaptation = method.adapt(backbone, cell.task, cell.few_shot_sets, config.recipe, config.template)
+
+    def predict() -> None:
+        evaluate(adaptation, cell.prompts, batch_size=1)
+
+    if phase == "predict":
+        untrained = method
+        if isinstance(method, TrainedMethod):  # its memory must not be that of training
+            adaptation = untrained.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets])
+        else:
+            adapt()
+    measured, how = _peak(predict if phase == "predict" else adapt, backbone.device, before)
+    bill = ledger_for(method, backbone, config.recipe).bill(adaptation, 0, readings(adaptation, cell.prompts, 0))
+    counted = bill.memory_predict if phase == "predict" else bill.memory_adapt
+    return {
+        "phase": phase,
+        "measured": measured if counted else None,
+        "tensors": counted.peak if counted else None,
+        "items": asdict(counted) if counted else None,
+        "how": how,
+        "cell": _name(config),
+    }
+
+
+def _peak(step: Callable[[], object], device: torch.device, before: int) -> tuple[int, str]:
+    if device.type != "cpu":
+        return accelerator_peak(step, device), f"allocator of {device.type}"
+    step()
+    return process_peak() - before, "growth of a fresh process"
+
+
+def _name(config: Config) -> str:
+    return f"{config.method.name} {config.model.name} {config.dataset.name}"
+
+
+if __name__ == "__main__":
+    main()

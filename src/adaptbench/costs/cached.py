@@ -1,0 +1,48 @@
+"""The bill of shared demonstrations: their keys and values are computed once and read by every prediction.
+
+Only a decoder-only model can do so exactly (what a bidirectional encoder makes of a demonstration depends on the
+query). What is billed is what runs (scoring/shared_context.py), on the meta device.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from adaptbench.costs.flops import count
+from adaptbench.costs.memory import Memory, PeakTracker, own_tensors
+from adaptbench.costs.meta import MetaRun, meta_batch
+from adaptbench.data.batching import Shape
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.scoring.shared_context import read, shared
+
+
+@dataclass(frozen=True)
+class CachedFlops:
+    once: int  # reading the demonstrations
+    predict: int  # scoring the choices of one prompt after them
+
+
+def cached_flops(run: MetaRun, shape: Shape, context: int) -> CachedFlops:
+    """FLOPs of reading `context` tokens once, and of a batch of this shape (without them) after they were read."""
+    backbone = run.adaptation.backbone
+    with torch.inference_mode(), run.adaptation.attached():
+        once = count(lambda: read(backbone, (0,) * context))
+        with shared(read(backbone, (0,) * context)):
+            after = replace(meta_batch(shape), already_read=context)
+            return CachedFlops(once, count(lambda: token_log_probabilities(backbone, after)))
+
+
+def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
+    """The peak of such a batch, the held keys and values as an item of their own."""
+    backbone = run.adaptation.backbone
+    with torch.inference_mode(), run.adaptation.attached():
+        states = {
+            module: (torch.empty_like(key), torch.empty_like(value))  # without what reading them needed besides
+            for module, (key, value) in read(backbone, (0,) * context).items()
+        }
+        with PeakTracker(own_tensors(run)) as tracker:
+            with tracker.as_kind("kv_cache"):
+                held = {module: (key.clone(), value.clone()) for module, (key, value) in states.items()}
+            with shared(held):
+                token_log_probabilities(backbone, replace(meta_batch(shape), already_read=context))
+            return tracker.memory

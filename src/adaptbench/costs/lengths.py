@@ -1,0 +1,73 @@
+"""How long the texts of a cell are: the paper's averages, or those of a data set in a model's own tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from adaptbench.costs import paper
+from adaptbench.data.batching import Shape, encode
+from adaptbench.data.example import TaskData
+from adaptbench.data.templates import Prompt
+from adaptbench.errors import InputError
+from adaptbench.models.backbone import Backbone
+from adaptbench.training.stream import evaluation_prompts
+
+MOST = 500  # rows looked at: averages need no more
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of an average example.
+
+    The paper prints two averages: 103 tokens for an input with all its choices, 98 for an example with its right
+    answer. Two choices of five tokens after an input of 93 are the whole numbers that give both.
+    """
+
+    input: int = 93
+    choices: int = 2
+    choice: int = 5
+    demonstration: int = paper.DEMONSTRATION_TOKENS
+    source: str = "the paper's averages"
+
+    @property
+    def prompt(self) -> int:
+        """Input plus all choices, as the paper counts tokens."""
+        return self.input + self.choices * self.choice
+
+    def shape(self, rows: int, context: int = 0) -> Shape:
+        """A batch of examples, each after `context` tokens of demonstrations."""
+        return Shape(rows, context + self.input, self.choices, self.choice)
+
+    def changed(self, **given: int | None) -> "Lengths":
+        """With what was given replaced.
+
+        Raises:
+            InputError: a length below one.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        for name, value in known.items():
+            if value < 1:
+                raise InputError(f"{name}={value}: expected at least 1")
+        return replace(self, **known, source=f"{self.source}, with {', '.join(known)} as given") if known else self
+
+
+def of_task(task: TaskData, backbone: Backbone, template: str, separator: str = "\n\n") -> Lengths:
+    """Rounded means over a task's evaluation prompts and training rows, in the tokens of `backbone.tokenizer`."""
+    evaluated = [encode(backbone, prompt) for prompt in evaluation_prompts(task, template, MOST)]
+    rows = TaskData(task.name, task.shots, (), task.train[:MOST], task.templates)
+    shown = [_demonstration(backbone, prompt, separator) for prompt in evaluation_prompts(rows, template)]
+    own = Lengths(
+        input=_mean([len(row.source) for row in evaluated]),
+        choices=_mean([len(row.choices) for row in evaluated]),
+        choice=_mean([len(choice) for row in evaluated for choice in row.choices]),
+        source=f"means of {task.name} in tokens of {backbone.name}",
+    )
+    return replace(own, demonstration=_mean(shown) if shown else own.input + own.choice)
+
+
+def _demonstration(backbone: Backbone, prompt: Prompt, separator: str) -> int:
+    text = f"{prompt.input} {prompt.choices[prompt.label]}{separator}"
+    return len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _mean(values: Sequence[int]) -> int:
+    return max(1, round(sum(values) / len(values)))

@@ -1,0 +1,57 @@
+"""Two shallow counts give the deep one, whatever the architecture and method."""
+
+import pytest
+from transformers import AutoConfig
+
+from adaptbench.costs.depth import count_by_depth, with_layers
+from adaptbench.costs.lengths import Lengths
+from adaptbench.costs.quote import Cell, _counts
+from adaptbench.methods import METHODS
+from adaptbench.models.backbone import Backbone, meta_backbone
+from tests.factories import recipe
+
+WIDTHS = {"hidden_size": 32, "num_hidden_layers": 7, "num_attention_heads": 4}
+SHAPES: dict[str, dict[str, object]] = {
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 7, "num_heads": 4, "feed_forward_proj": "gated-gelu"},
+    "llama": {**WIDTHS, "intermediate_size": 48},
+    "qwen3": {**WIDTHS, "intermediate_size": 48},
+    "gpt2": {"n_embd": 32, "n_layer": 7, "n_head": 4},
+    "opt": {**WIDTHS, "ffn_dim": 48, "word_embed_proj_dim": 32},
+}
+CASES = [(kind, name) for kind in SHAPES for name in METHODS if kind in ("t5", "llama") or name in ("icl", "lora")]
+
+
+def deep(kind: str, **changes: object) -> Backbone:
+    heads = {"num_key_value_heads": 2, "head_dim": 8} if kind in ("llama", "qwen3") else {}
+    shape = {"model_type": kind, "vocab_size": 99, **SHAPES[kind], **heads, **changes}
+    assert AutoConfig.for_model(**shape).num_hidden_layers == 7
+    return meta_backbone(kind, "", "float32", shape)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_counts_by_depth_are_exact(kind, name):
+    cell = Cell(METHODS[name](), deep(kind), recipe(), Lengths(5, 2, 3, 4), shots=3)
+    counts, used = _counts(cell), []
+
+    def count_on(backbone):
+        used.append(backbone.model.config.num_hidden_layers)
+        return _counts(Cell(cell.method, backbone, cell.recipe, cell.lengths, cell.shots))
+
+    assert count_by_depth(cell.backbone, counts[0], count_on) == counts
+    assert set(used) == {1, 2}
+
+
+def test_unequal_halves_and_uneven_methods_are_counted_whole():
+    uneven = deep("t5", num_decoder_layers=5)
+    assert count_by_depth(uneven, 0, lambda backbone: (backbone.model.config.num_decoder_layers,)) == (5,)
+    last_only = count_by_depth(deep("llama"), 7, lambda backbone: (7, backbone.model.config.num_hidden_layers))
+    assert last_only == (7, 7)
+    squares = count_by_depth(deep("llama"), 49, lambda b: (b.model.config.num_hidden_layers**2,))
+    assert squares == (49,), "a count that is not linear in depth is not extrapolated"
+
+
+def test_a_shallow_copy_differs_in_nothing_else():
+    whole, one = deep("qwen3"), with_layers(deep("qwen3"), 1)
+    assert len(one.anatomy.attentions) == 1
+    assert one.model.config.hidden_size == whole.model.config.hidden_size
+    assert one.device.type == "meta"

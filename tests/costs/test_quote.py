@@ -1,0 +1,82 @@
+"""The paper's arithmetic by hand, published shapes, and the break-even."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.costs import paper
+from adaptbench.costs.lengths import Lengths
+from adaptbench.costs.quote import Cell, Flops, Spent, break_even, spent
+from adaptbench.models.backbone import meta_backbone
+
+CONF = Path(__file__).parents[2] / "conf"
+PUBLISHED = {  # parameters, from the model cards and, for GPT-3, table 2.1
+    "t0_3b": 2.784e9, "t0_11b": 11.0e9, "t5_lm_xxl": 11.0e9,
+    "gpt3_6_7b": 6.7e9, "gpt3_13b": 13.0e9, "gpt3_175b": 175e9,
+    "opt_6_7b": 6.658e9, "opt_13b": 12.853e9, "opt_175b": 175e9,
+    "llama3_8b": 8_030_261_248, "llama3_70b": 70_553_706_496,
+    "qwen3_0_6b": 596_049_920, "qwen3_8b": 8_190_735_360, "qwen3_32b": 32_762_123_264,
+}  # fmt: skip
+
+
+def config_of(*overrides: str) -> Config:
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(compose("config", ["recipe=tfew", *overrides]))
+
+
+def cell_of(*overrides: str, shots: int = paper.SHOTS) -> Cell:
+    config = config_of(*overrides)
+    model = config.model
+    backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
+    return Cell(config.method, backbone, config.recipe, Lengths(), shots)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_have_the_published_number_of_parameters(name):
+    total = cell_of(f"model={name}").backbone.parameters_total
+    exact = isinstance(PUBLISHED[name], int)
+    assert total == (PUBLISHED[name] if exact else pytest.approx(PUBLISHED[name], rel=0.015))
+
+
+def test_default_lengths_give_both_printed_averages():
+    lengths = Lengths()
+    assert lengths.prompt == paper.PROMPT_TOKENS == 103
+    assert lengths.input + lengths.choice == lengths.demonstration == 98
+
+
+def test_the_papers_arithmetic_by_hand():
+    assert paper.predict(11e9, True, 103) == pytest.approx(1.133e12)
+    assert paper.predict(175e9, False, 41 * 98 + 103) == pytest.approx(1.44235e15)
+    assert paper.adapt(11e9, True, 1000 * 8 * 103) == pytest.approx(2.7192e16)
+    assert paper.storage(41 * 98) == 16_072
+    assert paper.kv_cache(96, 12_288, 32 * 512) == 144 * 2**30
+    assert paper.saved_by_caching() == pytest.approx(40.0, abs=0.1)
+
+
+def test_tuning_is_cheaper_from_the_first_prediction_above_the_crossing():
+    def made(once: float, each: float, **more: object) -> Spent:
+        return Spent("m", "x", 4, 1, 0, 0, Flops(once, once), Flops(each, each), **more)
+
+    tuned, prompted = made(100.0, 1.0), made(0.0, 21.0, once=Flops(40.0, 40.0), after=Flops(5.0, 5.0))
+    found = break_even(tuned, prompted)
+    assert (found.measured, found.paper, found.cached) == (5, 5, 15)
+    assert break_even(made(100.0, 30.0), prompted).measured is None
+    assert break_even(made(30.0, 1.0), prompted).cached == 0, "reading the demonstrations already cost more"
+
+
+def test_t0_11b_against_the_paper():
+    """A frozen base costs two forward passes in training, and 19 predictions of GPT-3 175B are 12 when counted."""
+    tuned, prompted = spent(cell_of("model=t0_11b", "method=ia3")), spent(cell_of("model=gpt3_175b", "method=icl"))
+    assert tuned.trainable == 1_081_344
+    assert tuned.adapt.paper == pytest.approx(2.7e16, rel=0.03)
+    assert tuned.adapt.measured == pytest.approx(2 / 3 * tuned.adapt.paper, rel=0.03)
+    assert prompted.predict.paper == pytest.approx(1.4e15, rel=0.03)
+    found = break_even(tuned, prompted)
+    assert (found.measured, found.paper) == (12, 19)
+    assert found.cached is not None
+    assert found.cached > 20 * 12

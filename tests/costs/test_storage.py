@@ -1,0 +1,27 @@
+"""The size of files nobody has written, against files that somebody has."""
+
+import pytest
+from safetensors.torch import save_file
+
+from adaptbench.costs.storage import safetensors_bytes, stored_bytes
+from adaptbench.methods import METHODS
+from tests.conftest import ARCHITECTURES
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", METHODS)
+def test_priced_storage_is_the_size_of_the_files(backbones, tmp_path, architecture, kind):
+    backbone, method = backbones[architecture], METHODS[kind](name=kind)
+    real = method.prepare(backbone, seeds=[0])
+    if real.contexts is not None:
+        real.contexts = [tuple(range(77))]
+    written = method.save(real, tmp_path / "x", 0)
+    meta = method.prepare(backbone.on_meta(), seeds=[0])
+    assert stored_bytes(method, meta, context=77) == written
+
+
+def test_header_is_that_of_the_format(backbones, tmp_path):
+    state = {name: p.detach().clone() for name, p in backbones["gpt2"].model.named_parameters()}
+    state["half"] = state["transformer.wte.weight"].bfloat16()
+    save_file(state, tmp_path / "x.safetensors")
+    assert safetensors_bytes(state) == (tmp_path / "x.safetensors").stat().st_size
