@@ -85,7 +85,7 @@ class Template:
         text, choices_text = self._compiled
         values = {"label_names": list(self.label_names), "row_uid": uid, **_protected(fields)}
         try:
-            choices = [_plain(choice) for choice in choices_text.render(values).split(SPLIT)]
+            choices = [choice.strip() for choice in choices_text.render(values).split(SPLIT)]
             if self.answer_choices and not UNLABELLED <= fields["label"] < len(choices):
                 raise InputError(f"{where}: label {fields['label']} is outside the {len(choices)} choices")
             rendered = text.render({**values, "answer_choices": choices})
@@ -98,7 +98,7 @@ class Template:
         pieces = rendered.split(SPLIT)
         if len(pieces) != 2:
             raise InputError(f"{where}: expected 'input ||| target', found {len(pieces)} part(s)")
-        return _plain(pieces[0]), _plain(pieces[1]), tuple(choices)
+        return _plain(pieces[0]), _plain(pieces[1]), tuple(map(_plain, choices))
 
     def check(self) -> None:
         """Compile.
