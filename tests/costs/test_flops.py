@@ -75,7 +75,7 @@ def test_priced_equals_counted(backbones, architecture, kind):
 
 
 def visited(site: LinearSite, s: int, u: int) -> int:
-    """Tokens of a row that pass a linear map: the input meets the encoder and the keys and values of cross-attention."""
+    """Tokens of a row that pass a linear map: the input meets the encoder, and cross-attention's keys and values."""
     if site.path.startswith("encoder.") or (".EncDecAttention." in site.path and site.role in "kv"):
         return s
     return u if site.path.startswith("decoder.") else s + u
