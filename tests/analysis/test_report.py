@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figures, report, tables
+from analysis import charts, cost_figures, figures, report, tables
 from analysis.collect import load, outcomes
 from analysis.published import published_table4
 from analysis.summary import summarise
@@ -98,7 +98,7 @@ def test_the_report_writes_everything_and_twice_the_same(folder, built, tmp_path
 
 def test_the_page_is_self_contained_and_speaks_from_the_numbers(built, summary):
     page = (built / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == len(figures.FIGURES) + len(cost_figures.PANELS) + len(cost_figures.CHARTS)
     assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "xlink")), "nothing is loaded from elsewhere"
     assert "&lt;fast&gt; one" in page, "text from records is escaped"
     assert page.count("<html") == page.count("</html>") == 1
@@ -157,6 +157,31 @@ def test_labels_do_not_overlap(summary):
                     width = min(one.x1, other.x1) - max(one.x0, other.x0)
                     height = min(one.y1, other.y1) - max(one.y0, other.y0)
                     assert min(width, height) <= 1, "two names cover each other"
+
+
+def test_tuned_lines_meet_prompted_ones_where_the_records_say(summary):
+    lines = {tally.method: tally for tally in cost_figures.tallies(summary)}
+    assert set(lines) == {"ia3", "full_ft", "zero_shot", "icl"}, "the best of each family, and every prompted one"
+    _, _, mine, adapt = METHODS["ia3"]
+    _, _, theirs, _ = METHODS["icl"]
+    assert charts.crossing(lines["ia3"], lines["icl"]) == pytest.approx(adapt / (theirs - mine) / 1.025, rel=0.01)
+    tuned, prompted, cached = cost_figures.published_tallies()
+    assert charts.crossing(tuned, prompted) == pytest.approx(19.3, abs=0.1)
+    assert charts.crossing(tuned, cached) == pytest.approx(775, abs=3)
+    assert charts.crossing(prompted, prompted) is None
+
+
+def test_a_breakdown_reads_what_runs_held_and_says_when_they_did_not(tmp_path, summary):
+    arm = summary.arms[0]
+    assert cost_figures.memory_items(arm) == {}
+    held = {"weights": 5.0, "activations": 2.0, "gradients": 1.0, "optimizer": 1.0, "kv_cache": 0.0}
+    write_run(tmp_path, record("a", **{"memory.adapt.items": held}), np.ones(4))
+    assert cost_figures.memory_items(summarise(load(tmp_path)).arms[0]) == held
+
+
+def test_every_figure_is_explained_in_two_sentences():
+    for name in (*cost_figures.PANELS, *cost_figures.CHARTS):
+        assert len(re.findall(r"[.] ", report.READING[name] + " ")) == 2, name
 
 
 def test_latex_is_escaped_and_balanced(built):

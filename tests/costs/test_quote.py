@@ -59,8 +59,8 @@ def test_the_papers_arithmetic_by_hand():
 
 
 def test_tuning_is_cheaper_from_the_first_prediction_above_the_crossing():
-    def made(once: float, each: float, **more: object) -> Spent:
-        return Spent("m", "x", 4, 1, 0, 0, Flops(once, once), Flops(each, each), **more)
+    def made(adapt: float, each: float, **more: object) -> Spent:
+        return Spent("m", "x", 4, 1, 0, 0, Flops(adapt, adapt), Flops(each, each), **more)
 
     tuned, prompted = made(100.0, 1.0), made(0.0, 21.0, once=Flops(40.0, 40.0), after=Flops(5.0, 5.0))
     found = break_even(tuned, prompted)
