@@ -1,5 +1,6 @@
 """Demonstrations read once, or one per pass, give what reading them plainly gives."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from adaptbench.costs.meta import MetaRun, meta_batch
 from adaptbench.data.batching import Shape, collate, encode
 from adaptbench.data.fewshot import draw
 from adaptbench.errors import InputError
-from adaptbench.methods.icl import InContextLearning, last_that_fit
+from adaptbench.methods.icl import InContextLearning, balanced, last_that_fit
+from adaptbench.methods.neighbours import nearest
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.scoring.shared_context import shared_context
@@ -95,9 +97,112 @@ def test_an_encoder_cannot_share_its_demonstrations(backbones):
         scores_of(InContextLearning(cached=True), backbones["t5"])
 
 
-def test_unknown_strategies_are_refused():
-    with pytest.raises(InputError, match=r"method\.strategy='vote': expected concatenated or ensemble"):
-        InContextLearning(strategy="vote")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategy": "vote"}, "method.strategy='vote': expected concatenated or ensemble"),
+        ({"order": "best"}, "method.order='best': expected draw or seeded or nearest_last"),
+        ({"neighbours": 0}, "method.neighbours=0: expected at least 1"),
+        ({"cached": True, "neighbours": 2}, "nothing is shared"),
+        ({"calibrated": True, "channel": True}, "calibration is of direct scores"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        InContextLearning(**settings).check()
+
+
+def plain_log_p(backbone, source, target):
+    """Log-probability of each target token after the source, by an ordinary forward pass."""
+    with torch.inference_mode():
+        if backbone.is_encoder_decoder:
+            logits = backbone.model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).logits
+        else:
+            logits = backbone.model(input_ids=torch.tensor([[*source, *target]])).logits[:, len(source) - 1 : -1]
+    return logits.log_softmax(-1)[0].gather(1, torch.tensor(target)[:, None])[:, 0]
+
+
+def ids_of(backbone, text, **settings):
+    return tuple(backbone.tokenizer(text, **settings)["input_ids"])
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_calibration_divides_by_what_content_free_inputs_get(backbones, architecture):
+    backbone, task = backbones[architecture], toy_task(9)
+    method = InContextLearning(calibrated=True, content_free=["N/A", "[MASK]"])
+    adaptation, prompts, (run,) = scores_of(method, backbone, shots=2, seeds=(0,))
+    inside = {"add_special_tokens": backbone.is_encoder_decoder}
+    for prompt, score in zip(prompts[:4], run[:4], strict=True):
+        context = adaptation.contexts[0].find(prompt)[0]
+        first = draw(task, 0, 2).examples[0]
+        free = [
+            task.template(prompt.template).parts("0", {**first.fields, "subject": text})[0]
+            for text in ("N/A", "[MASK]")
+        ]
+        expected = []
+        for choice in prompt.choices:
+            answer = ids_of(backbone, choice if backbone.is_encoder_decoder else f" {choice}", **inside)
+            given, *nothing = [
+                plain_log_p(backbone, (*context, *ids_of(backbone, text, **inside)), answer).sum().double()
+                for text in (prompt.input, *free)
+            ]
+            expected.append(float(given - torch.stack(nothing).exp().mean().log()))
+        assert np.allclose(score.log_likelihoods, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_the_channel_scores_the_input_given_each_choice(backbones, architecture):
+    backbone, task = backbones[architecture], toy_task(9)
+    adaptation, prompts, (run,) = scores_of(InContextLearning(channel=True), backbone, shots=2, seeds=(0,))
+    inside = {"add_special_tokens": backbone.is_encoder_decoder}
+    for prompt, score in zip(prompts[:4], run[:4], strict=True):
+        shown = [task.template(prompt.template).render(e.uid, e.fields) for e in draw(task, 0, 2).examples]
+        text = "".join(f"{one.choices[one.label]} {one.input}\n\n" for one in shown)
+        context = ids_of(backbone, text, add_special_tokens=False)
+        assert adaptation.contexts[0].find(prompt)[0][-len(context) :] == context
+        target = ids_of(backbone, prompt.input if backbone.is_encoder_decoder else f" {prompt.input}", **inside)
+        expected = [
+            plain_log_p(
+                backbone, (*adaptation.contexts[0].find(prompt)[0], *ids_of(backbone, choice, **inside)), target
+            ).sum()
+            for choice in prompt.choices
+        ]
+        assert np.allclose(score.log_likelihoods, expected, atol=1e-4)
+
+
+def test_neighbours_are_the_shots_most_like_the_prompt_the_nearest_last(backbones):
+    assert nearest("the red house", ["a dog", "the large red house", "the cat"]) == [1, 2, 0]
+    backbone, task = backbones["llama"], toy_task(9)
+    adaptation, prompts, _ = scores_of(InContextLearning(neighbours=2), backbone, shots=6, seeds=(0,))
+    shots = draw(task, 0, 6).examples
+    for prompt in prompts:
+        shown = [task.template(prompt.template).render(e.uid, e.fields) for e in shots]
+        order = nearest(prompt.input, [one.input for one in shown])[:2]
+        text = "".join(f"{shown[i].input} {shown[i].choices[shown[i].label]}\n\n" for i in reversed(order))
+        (context,) = adaptation.contexts[0].find(prompt)
+        own = ids_of(backbone, text, add_special_tokens=False)
+        assert context[-len(own) :] == own
+    assert adaptation.contexts[0].demonstrations == 2
+
+
+def test_a_balanced_context_shows_every_label_equally_often():
+    examples = draw(toy_task(24), 0, 10).examples
+    kept = [example.label for example in balanced(examples)]
+    assert len(set(map(kept.count, set(kept)))) == 1
+    assert [e for e in examples if e in balanced(examples)] == balanced(examples)
+
+
+def test_the_seed_orders_demonstrations_and_a_budget_drops_whole_ones(backbones):
+    backbone = backbones["llama"]
+    plain, _, _ = scores_of(InContextLearning(), backbone, shots=6, seeds=(0,))
+    seeded, _, _ = scores_of(InContextLearning(order="seeded"), backbone, shots=6, seeds=(0,))
+    again, prompts, _ = scores_of(InContextLearning(order="seeded"), backbone, shots=6, seeds=(0,))
+    (one,), (two,), (three,) = (each.contexts[0].find(prompts[0]) for each in (plain, seeded, again))
+    assert one != two == three
+    assert sorted(one) == sorted(two)
+    short, _, _ = scores_of(InContextLearning(budget=40), backbone, shots=6, seeds=(0,))
+    assert 0 < short.contexts[0].demonstrations < 6
+    assert len(short.contexts[0].find(prompts[0])[0]) <= 41
 
 
 def test_whole_demonstrations_are_dropped_from_the_front():

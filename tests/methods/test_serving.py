@@ -11,6 +11,7 @@ from adaptbench.data.fewshot import draw
 from adaptbench.methods import METHODS
 from adaptbench.methods.fish_mask import FishMask, fisher_information
 from adaptbench.methods.prefix import Prefix, states_of_text
+from adaptbench.scoring.evaluate import Reading
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.stream import evaluation_prompts
@@ -71,7 +72,9 @@ def test_inference_is_billed_merged_and_unmerged(backbones):
 
     def bill(kind):
         method = METHODS[kind](name=kind)
-        return CostLedger(method, backbone, recipe()).bill(method.prepare(backbone, (1,)), 0, rows)
+        return CostLedger(method, backbone, recipe()).bill(
+            method.prepare(backbone, (1,)), 0, [Reading(i, (), row) for i, row in enumerate(rows)]
+        )
 
     plain = bill("zero_shot").flops_predict
     lora = bill("lora")

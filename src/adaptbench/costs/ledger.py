@@ -59,20 +59,23 @@ class CostLedger:
     def bill(self, adaptation: Adaptation, run: int, readings: Sequence[Reading]) -> Bill:
         """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows.
 
-        A prediction pays for every reading of its prompt. Contexts that all predictions share are read once: that is
-        part of the cost to adapt.
+        A prediction pays for every reading of its prompt. What all predictions share (contexts whose keys and values
+        are kept, content-free inputs) is read once: that is part of the cost to adapt.
         """
         steps = adaptation.log.shapes[run] if adaptation.log.shapes else []
-        singles = [(shape_of([reading.encoded]), len(reading.context) if reading.shared else 0) for reading in readings]
+        free = {(reading.context, reading.encoded.choices): reading for reading in readings if reading.content_free}
+        singles = [_sizes(reading) for reading in readings if not reading.content_free]
+        calibration = [_sizes(reading) for reading in free.values()]
         contexts = {reading.context for reading in readings if reading.shared}
         predictions = len({reading.prompt for reading in readings})
-        own_tokens = sum(_tokens(shape) - read for shape, read in singles)
         return Bill(
-            flops_adapt=total(self._prices.train, steps) + sum(map(self._prices.read_once, map(len, contexts))),
+            flops_adapt=total(self._prices.train, steps)
+            + sum(map(self._prices.read_once, map(len, contexts)))
+            + total(self._after, calibration),
             flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps)))
-            + self._paper(paper.predict, sum(map(len, contexts))),
+            + self._paper(paper.predict, sum(map(len, contexts)) + _unread(calibration)),
             flops_predict=total(self._after, singles) / predictions,
-            flops_predict_paper=self._paper(paper.predict, own_tokens / predictions),
+            flops_predict_paper=self._paper(paper.predict, _unread(singles) / predictions),
             memory_adapt=self._train_memory(_largest(steps)) if steps else None,
             memory_predict=self._predict_memory(_largest([shape for shape, _ in singles])),
             kv_cache=self._kv_cache(adaptation, max(len(reading.context) for reading in readings)),
@@ -95,6 +98,15 @@ class CostLedger:
         if not tokens or self._is_encoder_decoder:
             return 0
         return kv_cache_bytes(adaptation.backbone.anatomy, tokens, adaptation.backbone.dtype)
+
+
+def _sizes(reading: Reading) -> tuple[Shape, int]:
+    """What a reading reads, and how many of its source tokens have been read already."""
+    return shape_of([reading.encoded]), len(reading.context) if reading.shared else 0
+
+
+def _unread(sizes: Sequence[tuple[Shape, int]]) -> int:
+    return sum(_tokens(shape) - already_read for shape, already_read in sizes)
 
 
 def _tokens(shape: Shape) -> int:

@@ -1,27 +1,26 @@
-"""What in-context learning puts before a prompt."""
+"""What in-context learning puts before a prompt, and how the answers are read off."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from adaptbench.data.templates import Prompt
 
 Context = tuple[int, ...]  # token ids
 
 
 @dataclass(frozen=True)
 class Contexts:
-    """One run's contexts: a prompt is read after each context of its template, and the answers are averaged."""
+    """One run's contexts: a prompt is read after each of its contexts, and the answers are averaged."""
 
-    by_template: Mapping[str, tuple[Context, ...]]
-    demonstrations: int  # how many of the shots they hold
+    find: Callable[[Prompt], tuple[Context, ...]] = lambda _prompt: ((),)
+    stored: Context = ()  # the demonstrations in one template: what serving a task needs
+    demonstrations: int = 0  # how many of the shots a context holds
     shared: bool = False  # keys and values of a context are computed once for all prompts
-
-    def before(self, template: str) -> tuple[Context, ...]:
-        """The contexts for a prompt of this template; the empty one if there are none."""
-        return self.by_template.get(template) or ((),)
+    channel: bool = False  # score the input given each choice instead of the choice given the input
+    content_free: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # template -> inputs that say nothing
 
     def save(self, file: Path) -> None:
-        """The token ids of the demonstrations in one template: what serving a task needs."""
-        first = next(iter(self.by_template.values()), ((),))
-        np.save(file, np.array([token for context in first for token in context], dtype=np.int32))
+        np.save(file, np.array(self.stored, dtype=np.int32))

@@ -1,7 +1,8 @@
 """In-context learning: the few-shot examples are read, with their answers, before every prompt."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,41 +12,63 @@ from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, Method, register
 from adaptbench.methods.contexts import Context, Contexts
+from adaptbench.methods.neighbours import nearest
 from adaptbench.models.backbone import Backbone
 from adaptbench.training.stream import DRAWN, evaluation_prompts, render
 
-TEMPLATE_STREAM = 2  # keeps the choice of demonstration templates apart from other uses of the seed
+TEMPLATE_STREAM, ORDER_STREAM = 2, 3  # keep these random choices apart from other uses of the seed
 
 
 @register("icl")
 @dataclass(frozen=True)
 class InContextLearning(Method):
-    """Demonstrations in the order of the draw, in one context or in one context each.
+    """Demonstrations in one context, or in one context each (`ensemble`).
 
-    Whole demonstrations are dropped, first ones first, until the longest evaluated prompt fits the model.
+    Whole demonstrations are dropped, first ones first, until the longest evaluated prompt fits the model (and
+    `budget` tokens, if that is less).
     """
 
-    where = "the prompt"
-    formula = "p(y | demonstrations, x)"
-    source = "arXiv 2005.14165"
+    where: ClassVar[str] = "the prompt"
+    formula: ClassVar[str] = "p(y | x_1, y_1, ..., x_K, y_K, x)"
+    source: ClassVar[str] = "arXiv 2005.14165"
 
     separator: str = "\n\n"
-    strategy: str = (
-        "concatenated"  # or "ensemble": one demonstration per pass, probabilities averaged (Min et al. 2022)
-    )
+    strategy: str = "concatenated"  # or "ensemble": one demonstration per pass, probabilities averaged (2108.04106)
     demonstration_template: str = "same"  # as the prompt's; "random": drawn for every demonstration
     cached: bool = False  # read the demonstrations once and share their keys and values (decoder-only models)
+    order: str = "draw"  # "seeded": shuffled by the seed; "nearest_last": the most similar one next to the prompt
+    balanced: bool = False  # as many demonstrations of one label as of any other
+    neighbours: int | None = None  # show only so many of the shots, those most similar to the prompt (2101.06804)
+    calibrated: bool = False  # divide by the probabilities after content-free inputs (2102.09690)
+    content_free: list[str] = field(default_factory=lambda: ["N/A", "", "[MASK]"])
+    channel: bool = False  # p(x | y) instead of p(y | x) (2108.04106)
+    budget: int | None = None  # most tokens of demonstrations
 
-    def __post_init__(self) -> None:
-        for field, known in (
+    def check(self) -> None:
+        for name, known in (
             ("strategy", ("concatenated", "ensemble")),
             ("demonstration_template", ("same", "random")),
+            ("order", ("draw", "seeded", "nearest_last")),
         ):
-            if getattr(self, field) not in known:
-                raise InputError(f"method.{field}={getattr(self, field)!r}: expected {' or '.join(known)}")
+            if getattr(self, name) not in known:
+                raise InputError(f"method.{name}={getattr(self, name)!r}: expected {' or '.join(known)}")
+        for name in ("neighbours", "budget"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"method.{name}={value}: expected at least 1")
+        if self.cached and self.by_prompt:
+            raise InputError("method.cached=true: nothing is shared where every prompt has demonstrations of its own")
+        if self.calibrated and self.channel:
+            raise InputError("method.calibrated=true: calibration is of direct scores, not of the channel's")
+        if self.calibrated and not self.content_free:
+            raise InputError("method.content_free=[]: calibration needs at least one content-free input")
+
+    @property
+    def by_prompt(self) -> bool:
+        """Every prompt has a context of its own."""
+        return self.neighbours is not None or self.order == "nearest_last"
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
-        return Adaptation(backbone, seeds, contexts=[Contexts({}, 0, self.cached) for _ in seeds])
+        return Adaptation(backbone, seeds, contexts=[Contexts(shared=self.cached) for _ in seeds])
 
     def adapt(
         self,
@@ -62,42 +85,92 @@ class InContextLearning(Method):
             )
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
         room = backbone.max_length - _longest_prompt(backbone, task, template) - len(_start_ids(backbone))
+        room = min(room, self.budget or room)
         adaptation.contexts = [self._contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
         return adaptation
 
     def _contexts(self, backbone: Backbone, task: TaskData, few_shot: FewShotSet, template: str, room: int) -> Contexts:
-        """The contexts of one run: for each template a prompt may come in."""
-        start, by_template, fitted = _start_ids(backbone), {}, []
-        for name, prompts in self._demonstrations(task, few_shot, template).items():
+        """The contexts of one run, by the prompt's template or, with neighbours, by the prompt."""
+        rng = np.random.default_rng((few_shot.seed, TEMPLATE_STREAM))
+        names = [one.name for one in task.templates] if template in DRAWN else [template]
+        examples = self._ordered(few_shot)
+        drawn = [render(task, example, "random" if template in DRAWN else template, rng) for example in examples]
+        shown = {
+            name: drawn if self.demonstration_template == "random" else [_shown(task, e, name, rng) for e in examples]
+            for name in names
+        }
+        assemble = self._assembler(backbone, room)
+        fixed = {name: assemble(prompts) for name, prompts in shown.items()}
+
+        def find(prompt: Prompt) -> tuple[Context, ...]:
+            if not self.by_prompt:
+                return fixed[prompt.template][0]
+            prompts = shown[prompt.template]
+            order = nearest(prompt.input, [one.input for one in prompts])[: self.neighbours]
+            return assemble([prompts[index] for index in reversed(order)])[0]
+
+        first = fixed[names[0]][0]
+        return Contexts(
+            find=find,
+            stored=tuple(token for context in first for token in context),
+            demonstrations=min([count for _, count in fixed.values()] + ([self.neighbours] if self.neighbours else [])),
+            shared=self.cached,
+            channel=self.channel,
+            content_free=self._content_free(task, few_shot, names) if self.calibrated else {},
+        )
+
+    def _ordered(self, few_shot: FewShotSet) -> list[Example]:
+        examples = list(few_shot.examples)
+        if self.balanced:
+            examples = balanced(examples)
+        if self.order == "seeded":
+            examples = [
+                examples[i] for i in np.random.default_rng((few_shot.seed, ORDER_STREAM)).permutation(len(examples))
+            ]
+        return examples
+
+    def _assembler(
+        self, backbone: Backbone, room: int
+    ) -> Callable[[Sequence[Prompt]], tuple[tuple[Context, ...], int]]:
+        """From demonstrations to contexts, and how many demonstrations they hold."""
+        start = _start_ids(backbone)
+
+        def assemble(prompts: Sequence[Prompt]) -> tuple[tuple[Context, ...], int]:
             each = [self._ids(backbone, prompt) for prompt in prompts]
             if self.strategy == "ensemble":
                 kept = [ids for ids in each if len(ids) <= room]
-                by_template[name] = tuple((*start, *ids) for ids in kept)
-            else:
-                kept = last_that_fit(each, room)
-                by_template[name] = ((*start, *(token for ids in kept for token in ids)),)
-            fitted.append(len(kept))
-        return Contexts(by_template, min(fitted), self.cached)
+                return tuple((*start, *ids) for ids in kept) or (start,), len(kept)
+            kept = last_that_fit(each, room)
+            return ((*start, *(token for ids in kept for token in ids)),), len(kept)
 
-    def _demonstrations(self, task: TaskData, few_shot: FewShotSet, template: str) -> Mapping[str, list[Prompt]]:
-        rng = np.random.default_rng((few_shot.seed, TEMPLATE_STREAM))
-        names = [one.name for one in task.templates] if template in DRAWN else [template]
-        if self.demonstration_template == "random":
-            drawn = [render(task, example, template, rng) for example in few_shot.examples]
-            return dict.fromkeys(names, drawn)
-        return {name: [_shown(task, example, name, rng) for example in few_shot.examples] for name in names}
+        return assemble
 
     def _ids(self, backbone: Backbone, prompt: Prompt) -> Context:
-        text = f"{prompt.input} {prompt.choices[prompt.label]}{self.separator}"
+        parts = (prompt.input, prompt.choices[prompt.label])
+        text = " ".join(reversed(parts) if self.channel else parts) + self.separator
         return tuple(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def _content_free(self, task: TaskData, few_shot: FewShotSet, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Each template's input with every text of a row replaced by one that says nothing."""
+        example = few_shot.examples[0]
+        found = {}
+        for name in names:
+            inputs = []
+            for text in self.content_free:
+                fields = {key: text if isinstance(value, str) else value for key, value in example.fields.items()}
+                inputs.append(task.template(name).parts(example.uid, fields)[0])
+            found[name] = tuple(inputs)
+        return found
 
-def _shown(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
-    """A demonstration in this template, or in another where this one is not meant for the row."""
-    try:
-        return render(task, example, template, rng)
-    except NotApplicable:
-        return render(task, example, "random", rng)
+
+def balanced(examples: Sequence[Example]) -> list[Example]:
+    """As many of each label as the rarest has, the first ones, in their order."""
+    by_label: dict[int, list[Example]] = {}
+    for example in examples:
+        by_label.setdefault(example.label, []).append(example)
+    least = min(map(len, by_label.values()))
+    kept = {id(example) for group in by_label.values() for example in group[:least]}
+    return [example for example in examples if id(example) in kept]
 
 
 def last_that_fit(demonstrations: Sequence[Context], room: int) -> list[Context]:
@@ -109,6 +182,14 @@ def last_that_fit(demonstrations: Sequence[Context], room: int) -> list[Context]
             break
         kept.insert(0, ids)
     return kept
+
+
+def _shown(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
+    """A demonstration in this template, or in another where this one is not meant for the row."""
+    try:
+        return render(task, example, template, rng)
+    except NotApplicable:
+        return render(task, example, "random", rng)
 
 
 def _longest_prompt(backbone: Backbone, task: TaskData, template: str) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ class Reading:
     context: Context
     encoded: Encoded  # the context included
     shared: bool = False  # the context's keys and values are computed once for all prompts
+    content_free: bool = False  # read to calibrate the others; equal ones are read once
+    choice: int | None = None  # the channel reads every choice by itself; what is scored is the input
 
 
 def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> list[Reading]:
@@ -33,11 +36,25 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
     backbone = adaptation.backbone
     if adaptation.contexts is None:
         return [Reading(index, (), encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
-    contexts = adaptation.contexts[run]
+    contexts, found = adaptation.contexts[run], []
+    for index, prompt in enumerate(prompts):
+        for context in contexts.find(prompt):
+            read = partial(Reading, index, context, shared=contexts.shared)
+            if contexts.channel:
+                found += [read(encoded, choice=c) for c, encoded in enumerate(flipped(backbone, prompt, context))]
+                continue
+            found.append(read(encode(backbone, prompt, context)))
+            for text in contexts.content_free.get(prompt.template, ()):
+                nothing = replace(prompt, input=text or " ")
+                found.append(read(encode(backbone, nothing, context), content_free=True))
+    return found
+
+
+def flipped(backbone: Backbone, prompt: Prompt, context: Context) -> list[Encoded]:
+    """A prompt as the noisy channel reads it: each choice is an input, and the input is what follows it."""
     return [
-        Reading(index, context, encode(backbone, prompt, context), contexts.shared)
-        for index, prompt in enumerate(prompts)
-        for context in contexts.before(prompt.template)
+        encode(backbone, replace(prompt, input=choice, choices=(prompt.input,), label=0), context)
+        for choice in prompt.choices
     ]
 
 
@@ -65,17 +82,46 @@ def _in_context(
 ) -> list[ChoiceScores]:
     """One run's scores: every prompt after its contexts, the choices' probabilities averaged over them."""
     every = readings(adaptation, prompts, run)
-    passes: dict[Context, list[Reading]] = {}
+    passes: dict[Context, dict[tuple, Encoded]] = {}
     for reading in every:  # readings that share keys and values must share a batch; the others may meet anyone
-        passes.setdefault(reading.context if reading.shared else (), []).append(reading)
-    scored: list[list[ChoiceScores]] = [[] for _ in prompts]
-    for context, members in passes.items():
-        rows = [_after(reading.encoded, len(context)) for reading in members]
+        own = passes.setdefault(reading.context if reading.shared else (), {})
+        own.setdefault(_key(reading.encoded), reading.encoded)  # content-free inputs return with every prompt
+    scored: dict[tuple[Context, tuple], ChoiceScores] = {}
+    for context, rows in passes.items():
+        after = [_after(encoded, len(context)) for encoded in rows.values()]
         with shared_context(adaptation.backbone, context) if context else nullcontext():
-            (scores,) = _score(adaptation.backbone, rows, 1, batch_size, progress, already_read=len(context))
-        for reading, score in zip(members, scores, strict=True):
-            scored[reading.prompt].append(score)
-    return [averaged(scores) for scores in scored]
+            (scores,) = _score(adaptation.backbone, after, 1, batch_size, progress, already_read=len(context))
+        scored |= {(context, key): score for key, score in zip(rows, scores, strict=True)}
+    by_context: list[dict[Context, list[tuple[Reading, ChoiceScores]]]] = [{} for _ in prompts]
+    for reading in every:
+        score = scored[reading.context if reading.shared else (), _key(reading.encoded)]
+        by_context[reading.prompt].setdefault(reading.context, []).append((reading, score))
+    return [
+        averaged([_answer(prompt, read) for read in own.values()])
+        for prompt, own in zip(prompts, by_context, strict=True)
+    ]
+
+
+def _key(encoded: Encoded) -> tuple:
+    return encoded.source, encoded.choices
+
+
+def _answer(prompt: Prompt, read: Sequence[tuple[Reading, ChoiceScores]]) -> ChoiceScores:
+    """The scores of a prompt's choices after one context, from all that was read there."""
+    if read[0][0].choice is not None:  # the channel: log p(input | choice), whatever the input's length
+        values = tuple(score.log_likelihoods[0] for _, score in read)
+        return ChoiceScores(prompt, values, (read[0][1].tokens[0],) * len(values))
+    (direct,) = [score for reading, score in read if not reading.content_free]
+    free = [score for reading, score in read if reading.content_free]
+    if not free:
+        return replace(direct, prompt=prompt)
+    return replace(direct, prompt=prompt, log_likelihoods=calibrated(direct, averaged(free)))
+
+
+def calibrated(direct: ChoiceScores, content_free: ChoiceScores) -> tuple[float, ...]:
+    """Zhao et al. 2021: p(y | x) / p(y | content-free), up to a constant that is the same for all choices."""
+    pairs = zip(direct.log_likelihoods, content_free.log_likelihoods, strict=True)
+    return tuple(value - nothing for value, nothing in pairs)
 
 
 def averaged(scores: Sequence[ChoiceScores]) -> ChoiceScores:
