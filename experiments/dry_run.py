@@ -40,7 +40,7 @@ class Estimate:
 
 
 def estimate(config: Config) -> Estimate:
-    """Price a cell. The FLOPs of all its seeds, and the hours at `gpu_tflops` sustained."""
+    """Price a cell: the FLOPs that all its seeds would spend, and the hours at `gpu_tflops` sustained."""
     cell = prepare_cell(config)
     counter, how = _counter(config.model.path)
     limit = config.model.max_length or 512
@@ -48,7 +48,8 @@ def estimate(config: Config) -> Estimate:
     demonstrations = _demonstrations(cell, counter, max(row.source for row in rows), limit)
     rows = [Shape(1, min(row.source + demonstrations, limit), row.choices, row.target) for row in rows]
     prices = _prices(repr(config.method), _Wish(config))
-    predict = total(prices.predict, rows) * len(config.seeds)
+    scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
+    predict = total(prices.predict, rows) * scored
     adapt = _training(cell, counter, limit, prices) * len(config.seeds)
     hours = (adapt + predict) / (config.gpu_tflops * 1e12) / 3600
     names = config.method.name, config.model.name, config.dataset.name

@@ -74,4 +74,4 @@ def test_an_over_long_prompt_is_refused_or_loses_the_right_end(model_folders):
         else:
             assert cut.source == whole.source[5:]
         with pytest.raises(InputError, match="do not fit"):  # nothing of the prompt would be left
-            encode(fresh(folder, max_length=2, overlong="truncate"), PROMPT)
+            encode(fresh(folder, max_length=1, overlong="truncate"), PROMPT)

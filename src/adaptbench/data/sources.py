@@ -64,10 +64,7 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
         shots=config.shots or task.shots,
         train=to_examples(config, task.train, "train"),
         evaluation=to_examples(config, task.evaluation, "evaluation"),
-        templates=[
-            Template(config.name, template["name"], template["jinja"], template["answer_choices"])
-            for template in task.templates
-        ],
+        templates=[Template(config.name, one["name"], one["jinja"], one["answer_choices"]) for one in task.templates],
         metric=config.metric,
         sampling=config.sampling,
     )
@@ -75,13 +72,9 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
 
 def _split(config: DatasetConfig, kind: str, named: str, labelled: bool = True) -> list[Example]:
     """A split: from files, or from the hub unless a local copy is there."""
-    path: Path | None
-    if config.source == "files":
-        path = _file(config, named)
-    else:
-        path = _file(config, config.local[kind]) if kind in config.local else None
-        if path is None or not path.is_file():
-            return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled)
+    path = _file(config, named if config.source == "files" else config.local.get(kind, "."))
+    if config.source == "hub" and not path.is_file():
+        return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled)
     if config.fetch and not path.is_file():
         raise InputError(f"dataset {config.name!r}: no such file: {path}; {config.fetch}")
     return to_examples(config, read_rows(path, config.name), str(path), labelled)

@@ -97,11 +97,9 @@ def load_backbone(
         raise _cannot_load(path, error) from error
     model.requires_grad_(False).eval()
     if placing:
-        target = next(
-            model.get_input_embeddings().parameters()
-        ).device  # where a batch has to go; the rest follows by itself
+        target = next(model.get_input_embeddings().parameters()).device  # where a batch has to go; the rest follows
     else:
-        model.to(target)  # type: ignore[arg-type]
+        model = model.to(target)
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return Backbone(
