@@ -30,8 +30,8 @@ def page() -> str:
         norms = "; all layer norms" if getattr(method, "layer_norms", False) and method.where != "norms" else ""
         cells = (
             f"`{option}`",
-            method.where + norms,
-            method.formula,
+            method.place() + norms,
+            method.formula.replace("|", "\\|"),
             f"{trainable:,}",
             *(_mark(true) for true in (method.merges, method.fuses, isinstance(method, PeftMethod))),
             method.source,

@@ -2,7 +2,8 @@
 
     python -m experiments.parameters model=t0_3b [recipe=tfew] [format=json]
 
-`format=json` prints a list of rows with `method` and `trainable`. The paper prints figures for T0-3B (Table 4); a row's
+`format=json` prints a list of rows with `method` and `trainable` (null, and `why`, for a method that does not fit the
+model: a subspace larger than it). The paper prints figures for T0-3B (Table 4); a row's
 `agrees` says whether the count rounds to the printed figure, in thousands of 1,000 or of 1,024.
 """
 
@@ -10,7 +11,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, meta_backbone
 from experiments.commandline import CONF, one_clear_line, take_option
 
@@ -63,13 +65,17 @@ def rows(overrides: list[str]) -> list[Row]:
     printed = figures_of_table_4()
     found: list[Row] = []
     for option, config, backbone in configurations(overrides):
-        trainable = config.method.prepare(backbone, seeds=[0]).trainable
+        try:
+            trainable = config.method.prepare(backbone, seeds=[0]).trainable
+        except InputError as error:
+            found.append({"method": option, "trainable": None, "share": None, "why": str(error)})
+            continue
         row = {"method": option, "trainable": trainable, "share": trainable / backbone.parameters_total}
         if config.model.name == "t0_3b" and option in PAPERS_NAME:
             row["printed"] = printed[PAPERS_NAME[option]]
             row["agrees"] = rounds_to(trainable, row["printed"])
         found.append(row)
-    return sorted(found, key=lambda row: row["trainable"])
+    return sorted(found, key=lambda row: (row["trainable"] is None, row["trainable"]))
 
 
 def figures_of_table_4() -> dict[str, str]:
@@ -83,15 +89,17 @@ def figures_of_table_4() -> dict[str, str]:
 
 
 def rounds_to(count: int, printed: str) -> bool:
-    """Whether a count, rounded or cut to as many digits as were printed, is the printed figure."""
+    """Whether a count gives the printed figure at as many digits: rounded or cut, or rounded in units of 1,024."""
     number, power = printed[:-1], UNITS[printed[-1]]
     digits = len(number.replace(".", "").rstrip("0"))
-    for thousand in (1000, 1024):
+
+    def at_those_digits(thousand: int, cut: Callable[[float], int]) -> float:
         scaled = count / thousand**power
         unit = 10.0 ** (math.floor(math.log10(scaled)) + 1 - digits)
-        if any(math.isclose(rounded * unit, float(number)) for rounded in (round(scaled / unit), scaled // unit)):
-            return True
-    return False
+        return cut(scaled / unit) * unit
+
+    ways = (at_those_digits(1000, round), at_those_digits(1000, math.floor), at_those_digits(1024, round))
+    return any(math.isclose(way, float(number)) for way in ways)
 
 
 def findings(found: list[Row]) -> list[str]:
@@ -116,6 +124,9 @@ def main() -> None:
         return
     print(f"{'method':20s} {'trainable':>15s} {'of the model':>14s} {'paper':>8s}")
     for row in found:
+        if row["trainable"] is None:
+            print(f"{row['method']:20s} {'-':>15s} {row['why']}")
+            continue
         line = f"{row['method']:20s} {row['trainable']:15,d} {row['share']:14.4%}"
         print(f"{line} {row['printed']:>8s}" if "printed" in row else line)
     for finding in findings(found):

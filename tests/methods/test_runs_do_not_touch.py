@@ -148,9 +148,10 @@ def test_a_fresh_delta_leaves_the_model_unchanged(backbones, architecture, varia
 @pytest.mark.parametrize("architecture", ["t5", "gpt2"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_trainable_parameter_learns(backbones, architecture, variant):
-    """A few steps move every parameter of every run, and nearly all of its elements (a relu unit may be dead)."""
+    """Two steps move every parameter of every run, and nearly all of its elements (a relu unit may be dead)."""
     backbone, task = backbones[architecture], toy_task()
-    method = replace(VARIANTS[variant], steps=4, learning_rate=0.05)
+    steps = 4 if variant == "intrinsic_said" else 2  # there the first step moves part of θ only
+    method = replace(VARIANTS[variant], steps=steps, learning_rate=0.05)
     start = method.prepare(backbone, SEEDS[:2]).folded()
     end = method.adapt(
         backbone, task, [draw(task, seed) for seed in SEEDS[:2]], recipe(warmup_fraction=0.0, batch_size=2)

@@ -16,9 +16,9 @@ from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
 
 PLACEMENTS = {
-    "houlsby": ("self", "cross", "ff"),
-    "tfew": ("ff",),
-    "pfeiffer": ("block",),
+    "houlsby": ("self", "cross", "ff"),  # after every sublayer
+    "tfew": ("ff",),  # after the feed-forward
+    "pfeiffer": ("block",),  # after a whole block
 }
 
 
@@ -49,13 +49,16 @@ class Bottleneck(Piece):
 class Adapter(PeftMethod):
     """Adapters of width d_model / reduction, in one of three placements."""
 
-    where = "sublayers' outputs, or blocks'"
+    where = "sublayers' or blocks' outputs"
     formula = "h + relu(h D + d) U + u"
     source = "arXiv 1902.00751 (houlsby), 2005.00247 (pfeiffer), 2205.05638 (tfew)"
 
     placement: str = "tfew"
     reduction: int = 32
     init_scale: float = 0.02
+
+    def place(self) -> str:
+        return f"outputs of {', '.join(PLACEMENTS[self.placement])}"
 
     def check(self) -> None:
         if self.placement not in PLACEMENTS:

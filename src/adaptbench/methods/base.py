@@ -118,6 +118,10 @@ class Method:
 
     name: str = "unnamed"
 
+    def place(self) -> str:
+        """What it attaches to, in these settings."""
+        return self.where
+
     def check(self) -> None:
         """Find fault with the settings before any model is loaded.
 

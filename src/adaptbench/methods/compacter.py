@@ -78,6 +78,9 @@ class Compacter(PeftMethod):
     rank: int = 1
     after: list[str] = field(default_factory=lambda: ["self", "ff"])
 
+    def place(self) -> str:
+        return f"outputs of {', '.join(self.after)}"
+
     def check(self) -> None:
         if unknown := set(self.after) - {"self", "cross", "ff"}:
             raise InputError(f"method.after={sorted(unknown)}: expected some of self, cross, ff")

@@ -99,8 +99,8 @@ class GatedPrefix(PrefixStates):
 class UniPELT(PeftMethod):
     """Adapters after every feed-forward, prefixes in every attention, LoRA on q and v; prompt vectors if asked."""
 
-    where = "linear maps, sublayers, attention; embeddings"
-    formula = "adapter, prefix and LoRA, each times sigmoid(h w + b); prompt vectors in unipelt_pt"
+    where = "linear maps, sublayers, attention"
+    formula = "adapter, prefix and LoRA, each times sigmoid(h w + b)"
     source = "arXiv 2110.07577; with prompt vectors arXiv 2405.05493"
 
     reduction: int = 16
@@ -108,6 +108,9 @@ class UniPELT(PeftMethod):
     virtual_tokens: int = 10
     prompt_tokens: int = 0
     init_scale: float = 0.02
+
+    def place(self) -> str:
+        return f"{self.where}, embeddings" if self.prompt_tokens else self.where
 
     def room(self) -> tuple[int, int]:
         return self.prompt_tokens, self.prompt_tokens
