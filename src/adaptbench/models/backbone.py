@@ -99,7 +99,7 @@ def load_backbone(
     if placing:
         target = next(model.get_input_embeddings().parameters()).device  # where a batch has to go; the rest follows
     else:
-        model = model.to(target)
+        model = model.to(target)  # type: ignore[arg-type]
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return Backbone(
