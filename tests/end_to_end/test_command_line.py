@@ -100,7 +100,7 @@ def test_every_experiment_composes(composed, experiment):
 @pytest.mark.parametrize("dataset", [name for name in options("dataset") if name.startswith("micro_")])
 def test_every_embedded_task_renders_every_row_in_every_template(composed, dataset):
     cell = prepare_cell(composed(f"dataset={dataset}"))
-    assert len(cell.prompts) == 256
+    assert len(cell.prompts) == 500
     for template in cell.task.templates:
         for example in [*cell.task.train, *cell.task.evaluation]:
             template.render(example.uid, example.fields)
