@@ -145,7 +145,10 @@ class Config:
     gpu_tflops: float = 100.0
     """Sustained teraFLOP/s that the estimate assumes: about a third of an A100's bfloat16 peak."""
     cells: list[dict[str, Any]] = field(default_factory=list)
-    """Which cells of a sweep's grid belong to it: [{model: [..], method: [..]}, ..]; empty means all."""
+    """Which cells of a sweep's grid belong to it, in the order to run them; empty: all.
+
+    [{model: [..], method: [..]}, ..]
+    """
 
 
 def register_schemas() -> None:

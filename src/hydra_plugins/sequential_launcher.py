@@ -60,7 +60,10 @@ class SequentialLauncher(BasicLauncher):
         assert self.task_function is not None
         setup_globals()
         entries: Any = OmegaConf.to_object(self.config.cells)
-        wanted = [overrides for overrides in job_overrides if belongs(overrides, entries)]
+        wanted = sorted(
+            (overrides for overrides in job_overrides if belongs(overrides, entries)),
+            key=lambda overrides: first_entry(overrides, entries),
+        )
         composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(wanted)]
         configs = [resolve(without_hydra(cell)) for cell in composed]
         checked = [prepare_cell(config) for config in configs]
@@ -104,11 +107,17 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def belongs(overrides: Sequence[str], entries: Sequence[dict[str, Any]]) -> bool:
-    """Whether a cell of the grid is part of its experiment: it matches one entry of `cells`, or there is none.
+    """Whether a cell of the grid is part of its experiment: it matches one entry of `cells`, or there is none."""
+    return not entries or first_entry(overrides, entries) < len(entries)
+
+
+def first_entry(overrides: Sequence[str], entries: Sequence[dict[str, Any]]) -> int:
+    """Position of the first entry of `cells` that a cell matches (entries are run in their order); else their number.
 
     Only what the sweep varies can be outside: a group the overrides do not name matches every entry.
     """
     chosen = dict(one.split("=", 1) for one in overrides if "=" in one)
-    return not entries or any(
-        all(chosen.get(group, allowed[0]) in allowed for group, allowed in entry.items()) for entry in entries
-    )
+    for position, entry in enumerate(entries):
+        if all(chosen.get(group, allowed[0]) in allowed for group, allowed in entry.items()):
+            return position
+    return len(entries)
