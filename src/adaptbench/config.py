@@ -6,7 +6,7 @@ meaning. A misspelt key, an unknown choice or a wrong type fails while the confi
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -183,7 +183,11 @@ def resolve(composed: DictConfig) -> Config:
     for loss in config.dataset.without_losses:
         _expect("dataset.without_losses", loss, LOSSES)
     config.recipe.losses = [loss for loss in config.recipe.losses if loss not in config.dataset.without_losses]
-    if not config.recipe.losses:
+    own = getattr(config.method, "losses", None)
+    if own is not None and config.dataset.without_losses:
+        own = [loss for loss in own if loss not in config.dataset.without_losses]
+        config.method = replace(config.method, **{"losses": own})
+    if not config.recipe.losses or own == []:
         raise InputError(f"dataset.without_losses={config.dataset.without_losses}: leaves the recipe without a loss")
     return config
 
