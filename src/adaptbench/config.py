@@ -186,7 +186,7 @@ def resolve(composed: DictConfig) -> Config:
     own = getattr(config.method, "losses", None)
     if own is not None and config.dataset.without_losses:
         own = [loss for loss in own if loss not in config.dataset.without_losses]
-        config.method = replace(config.method, **{"losses": own})
+        config.method = replace(config.method, losses=own)  # type: ignore[call-arg]
     if not config.recipe.losses or own == []:
         raise InputError(f"dataset.without_losses={config.dataset.without_losses}: leaves the recipe without a loss")
     return config
