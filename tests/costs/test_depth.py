@@ -38,7 +38,8 @@ def test_counts_by_depth_are_exact(kind, name):
         return _counts(Cell(cell.method, backbone, cell.recipe, cell.lengths, cell.shots))
 
     assert count_by_depth(cell.backbone, counts[0], count_on) == counts
-    assert set(used) == {1, 2}
+    # The share of a FISH mask is rounded over the whole model, so its counts need not be linear in depth.
+    assert set(used) == ({1, 2, 7} if name == "fish_mask" else {1, 2})
 
 
 def test_unequal_halves_and_uneven_methods_are_counted_whole():

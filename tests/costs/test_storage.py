@@ -5,19 +5,30 @@ from safetensors.torch import save_file
 
 from adaptbench.costs.storage import safetensors_bytes, stored_bytes
 from adaptbench.methods import METHODS
+from adaptbench.methods.contexts import Contexts
 from tests.conftest import ARCHITECTURES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "hf_peft"])  # PEFT writes files of its own
 def test_priced_storage_is_the_size_of_the_files(backbones, tmp_path, architecture, kind):
     backbone, method = backbones[architecture], METHODS[kind](name=kind)
     real = method.prepare(backbone, seeds=[0])
     if real.contexts is not None:
-        real.contexts = [tuple(range(77))]
+        real.contexts = [Contexts(stored=tuple(range(77)))]
     written = method.save(real, tmp_path / "x", 0)
     meta = method.prepare(backbone.on_meta(), seeds=[0])
-    assert stored_bytes(method, meta, context=77) == written
+    slack = 64 if kind == "fish_mask" else 0  # without weights nobody knows which tensors the chosen values lie in
+    assert abs(stored_bytes(method, meta, context=77) - written) <= slack
+
+
+def test_a_peft_tuner_is_priced_by_what_it_trains(backbones, tmp_path):
+    """PEFT's files are its own; the weights in them are the price, give or take its configuration."""
+    pytest.importorskip("peft")
+    backbone, method = backbones["llama"], METHODS["hf_peft"](name="hf_peft")
+    written = method.save(method.prepare(backbone, seeds=[0]), tmp_path / "x", 0)
+    meta = method.prepare(backbone.on_meta(), seeds=[0])
+    assert stored_bytes(method, meta, context=0) == pytest.approx(written, rel=0.25)
 
 
 def test_header_is_that_of_the_format(backbones, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptbench.methods.base import Adaptation, Method
+from adaptbench.methods.hf_peft import HuggingFacePeft
 
 NPY_HEADER = 128  # bytes before the numbers of a one-dimensional array (NumPy's format 1.0)
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.int32: "I32"}
@@ -16,6 +17,8 @@ def stored_bytes(method: Method, adaptation: Adaptation, context: int) -> int:
     """Size of all files one run stores; `context` is how many demonstration tokens an in-context method keeps."""
     if adaptation.delta is not None:
         own = safetensors_bytes(adaptation.delta.state_of(0))
+    elif isinstance(method, HuggingFacePeft):
+        own = safetensors_bytes({n: p for n, p in adaptation.backbone.model.named_parameters() if p.requires_grad})
     elif adaptation.tuned:
         own = safetensors_bytes(*_without_ties(adaptation.backbone.model))
     elif adaptation.contexts is not None:
