@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -95,6 +96,19 @@ def test_every_option_composes(composed, group):
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes(composed, experiment):
     assert composed(f"experiment={experiment}", "model.path=x").name == experiment
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_sweep_names_options_that_exist(experiment):
+    """Composing an experiment does not look at what it sweeps; a renamed model or method must not hide there."""
+    text = (CONF / f"experiment/{experiment}.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    swept = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    cells = [(group, name) for entry in content.get("cells", []) for group in entry for name in entry[group]]
+    named = [(group, name.strip()) for group in swept for name in str(swept[group]).split(",")] + cells
+    for group, name in named:
+        if (CONF / group).is_dir():
+            assert name in options(group), f"{experiment}: no {group}={name}"
 
 
 @pytest.mark.parametrize("dataset", [name for name in options("dataset") if name.startswith("micro_")])
