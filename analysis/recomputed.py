@@ -16,7 +16,7 @@ from analysis import figures
 from analysis.appearance import look
 from analysis.charts import Tally, break_even
 from analysis.collect import ReportError, read_json
-from analysis.tables import published
+from analysis.published import published
 from analysis.typeset import Panel, Table, power, significant, size, to_text, write
 
 NAMES = {

@@ -39,7 +39,7 @@ def log_p(backbone, rows):
         return token_log_probabilities(backbone, collate(rows, backbone.pad_id))
 
 
-def test_what_the_issue_names_merges():
+def test_changes_of_weights_merge():
     assert {name for name, method in METHODS.items() if method.merges} == {
         *("ia3", "lora", "bitfit", "intrinsic_said", "fish_mask", "layernorm"),
     }
