@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from analysis.appearance import look
 from analysis.charts import ITEMS, Bars, Stack, Tally, break_even, stacked
 from analysis.figures import Line, Panel, Point, ours
+from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
-from analysis.tables import PAPER, published_table1, short
+from analysis.tables import short
 from analysis.typeset import size
 from analysis.verdicts import best
 

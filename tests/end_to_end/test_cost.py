@@ -43,7 +43,7 @@ def test_a_cell_at_paper_scale_in_json(call):
 
 
 def test_lengths_of_a_data_set_in_the_models_tokens(call):
-    small = ("model=micro_gpt", "method=icl", "reference=micro_t0", "format=json")
+    small = ("model=micro_gpt_l", "method=icl", "reference=micro_t0", "format=json")
     own = json.loads(call(cost, *small, "dataset=micro_rte"))
     assert own["shots"] == 32
     assert "means of micro_rte" in own["lengths"]["source"]
@@ -54,7 +54,7 @@ def test_lengths_of_a_data_set_in_the_models_tokens(call):
 
 def test_a_folder_with_a_configuration_is_enough(call, tmp_path, backbones):
     backbones["opt"].model.config.save_pretrained(tmp_path / "mine")
-    text = call(cost, f"model={tmp_path}/mine", "method=lora", "method.rank=2", "reference=micro_gpt")
+    text = call(cost, f"model={tmp_path}/mine", "method=lora", "method.rank=2", "reference=micro_gpt_l")
     assert text.startswith("lora on mine, 41 shots")
     assert "break-even" in text
 
@@ -62,8 +62,9 @@ def test_a_folder_with_a_configuration_is_enough(call, tmp_path, backbones):
 def test_every_method_has_a_bill(call):
     from experiments.cost import CONF, Path
 
+    common = ("model=micro_t0", "recipe=micro", "reference=micro_gpt_l", "format=json")
     for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
-        found = json.loads(call(cost, "model=micro_t0", f"method={option}", "reference=micro_gpt", "format=json"))
+        found = json.loads(call(cost, *common, f"method={option}"))
         assert found["flops.predict.measured"] > 0, option
 
 
@@ -86,7 +87,7 @@ def test_every_method_has_a_bill(call):
 def test_bad_input_is_one_line(call, capsys, arguments, says):
     own = [] if any(one.startswith("model=") for one in arguments) else ["model=micro_t0"]
     with pytest.raises(SystemExit) as stop:
-        call(cost, *own, "reference=micro_gpt", *arguments)
+        call(cost, *own, "reference=micro_gpt_l", *arguments)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line

@@ -129,9 +129,9 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
 # Wrong only once a tokenizer has read it.
 AFTER_LOADING: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "over-long example": (
-        {"eval.jsonl": jsonl(*GOOD, {"text": "long " * 2000, "label": 0})},
+        {"eval.jsonl": jsonl(*GOOD, {"text": "long " * 4000, "label": 0})},
         ("template=plain",),
-        "do not fit model.max_length=1024 (model.overlong=truncate",
+        "do not fit model.max_length=2048 (model.overlong=truncate",
     ),
     "unknown hub model offline": (
         {},
