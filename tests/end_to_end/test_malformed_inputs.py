@@ -130,7 +130,7 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
 AFTER_LOADING: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "over-long example": (
         {"eval.jsonl": jsonl(*GOOD, {"text": "long " * 4000, "label": 0})},
-        ("template=plain", "model.max_length=1024"),
+        ("template=plain",),
         "do not fit model.max_length=2048 (model.overlong=truncate",
     ),
     "unknown hub model offline": (
