@@ -20,7 +20,7 @@ LENGTHS = {"token": "tokens", "character": "characters", "byte": "bytes"}
 
 IDENTITY = ("run_id", "experiment", "method", "model", "dataset", "template", "metric")
 COUNTS = ("schema", "seed", "shots", "n_eval")
-SHARES = ("score", "chance")  # in 0..1
+SHARES = ("score", "chance")  # in 0..1; a score is null where the evaluated rows have no labels
 MEASURES = (  # null where nobody could measure it
     "params.trainable",
     "params.total",
@@ -69,6 +69,8 @@ def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
         if not is_number(record[key]) or record[key] != int(record[key]):
             raise ReportError(f"{path}: {key} is {record[key]!r}, expected a whole number")
     for key in SHARES:
+        if key == "score" and record[key] is None:
+            continue
         if not is_number(record[key]) or not 0 <= record[key] <= 1:
             raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number from 0 to 1")
     for key in MEASURES:
@@ -182,16 +184,20 @@ def outcomes(predictions: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The finished and the failed runs of one folder; predictions are read when first asked for."""
+    """The finished and the failed runs of one folder; predictions are read when first asked for.
+
+    `records` are the scored runs; `unscored` those that answered rows without labels.
+    """
 
     folder: Path
     records: pd.DataFrame
     failures: pd.DataFrame
+    unscored: pd.DataFrame
     _outcomes: dict[str, pd.DataFrame | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def name(self) -> str:
-        return ", ".join(sorted(set(self.records["experiment"]))) or self.folder.name
+        return ", ".join(sorted({*self.records["experiment"], *self.unscored["experiment"]})) or self.folder.name
 
     def outcomes(self, run_id: str) -> pd.DataFrame | None:
         if run_id not in self._outcomes:
@@ -209,4 +215,5 @@ def load(folder: Path) -> Experiment:
     if records.empty:
         failed = f" ({len(failures)} failed; the first: {failures['error'].iloc[0]})" if len(failures) else ""
         raise ReportError(f"{folder}: no finished run in records/*.json{failed}")
-    return Experiment(folder, records, failures)
+    unscored = records["score"].isna()
+    return Experiment(folder, records[~unscored].reset_index(drop=True), failures, records[unscored])

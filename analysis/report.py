@@ -28,13 +28,16 @@ READING = {
 }
 
 
-def build(folder: Path) -> tuple[Summary, Path]:
-    """Write tables/, figures/ and report.html of an experiment's folder.
+def build(folder: Path) -> tuple[Summary | None, Path]:
+    """Write tables/, figures/ and report.html of an experiment's folder; no summary where no run could be scored.
 
     Raises:
         ReportError: nothing to report on, or a file that is not what it should be.
     """
-    summary = summarise(load(folder))
+    experiment = load(folder)
+    if experiment.records.empty:
+        return None, answers(experiment)
+    summary = summarise(experiment)
     built = tables.build_all(summary)
     for table in built.values():
         write(table, folder / "tables")
@@ -50,31 +53,49 @@ def build(folder: Path) -> tuple[Summary, Path]:
     return summary, page
 
 
+def answers(experiment: Experiment) -> Path:
+    """What there is to report of runs on rows without labels: table and page."""
+    records = experiment.unscored
+    table = tables.answered(records)
+    write(table, experiment.folder / "tables")
+    page = experiment.folder / "report.html"
+    content = {"facts": facts(records, len(experiment.failures)), "provenance": provenance(records)}
+    template = environment().get_template("answers.html.jinja")
+    page.write_text(template.render(name=experiment.name, table=table, **content), encoding="utf-8")
+    return page
+
+
+def environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters["powers"] = powers
+    made.tests["best"] = lambda cell: isinstance(cell, Best)
+    return made
+
+
 def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) -> str:
     """The page: everything inside one file, styles and figures included."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["powers"] = powers
-    environment.tests["best"] = lambda cell: isinstance(cell, Best)
-    return environment.get_template("report.html.jinja").render(
-        summary=summary,
-        tables=built,
-        drawings=drawings,
-        reading=READING,
-        headline=headline(summary),
-        ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
-        facts=facts(summary.experiment),
-        provenance=provenance(summary.experiment.records),
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            summary=summary,
+            tables=built,
+            drawings=drawings,
+            reading=READING,
+            headline=headline(summary),
+            ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
+            facts=facts(summary.experiment.records, len(summary.experiment.failures)),
+            provenance=provenance(summary.experiment.records),
+        )
     )
 
 
-def facts(experiment: Experiment) -> list[tuple[str, str]]:
+def facts(records: pd.DataFrame, failures: int) -> list[tuple[str, str]]:
     """What was run, in a line or two each."""
-    records = experiment.records
     seeds = sorted(set(records.loc[records["shots"] > 0, "seed"])) or sorted(set(records["seed"]))
     return [
-        ("Runs", f"{len(records)} finished, {len(experiment.failures)} failed"),
+        ("Runs", f"{len(records)} finished, {failures} failed"),
         ("Methods", ", ".join(dict.fromkeys(records["method"]))),
         ("Models", ", ".join(dict.fromkeys(records["model"]))),
         ("Data sets", ", ".join(dict.fromkeys(records["dataset"]))),
@@ -117,8 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(to_text(tables.table1(summary)))
-    print(*headline(summary), sep="\n", end="\n\n")
+    if summary is None:
+        print("No row had a label to score by. For files a leaderboard takes: python -m experiments.submit", folder)
+    else:
+        print(to_text(tables.table1(summary)))
+        print(*headline(summary), sep="\n", end="\n\n")
     print(page)
     return 0
 

@@ -300,7 +300,11 @@ def compare_all(arms: list[Arm], datasets: list[str]) -> list[Comparison]:
 
 def remarks(summary: Summary, doubts: dict[str, list[str]]) -> list[str]:
     """What a reader must know before trusting the numbers."""
-    records, notes = summary.experiment.records, []
+    records, unscored, notes = summary.experiment.records, summary.experiment.unscored, []
+    if len(unscored):
+        notes.append(
+            f"{len(unscored)} runs answered rows without labels ({listed(unscored['dataset'])}) and are in no table."
+        )
     for measure in MEASURES:
         absent = records[records[measure].isna()]
         if len(absent):

@@ -83,6 +83,21 @@ def table1(summary: Summary) -> Table:
     return Table("table1", "Table 1. Accuracy and costs", names, [ours, paper], pd.DataFrame(numbers), 2, notes)
 
 
+def answered(records: pd.DataFrame) -> Table:
+    """Runs on rows without labels: how many, and their bill (means over runs)."""
+    rows, numbers = [], []
+    for (method, model), runs in records.groupby(["method", "model"]):
+        spent = {name: float(runs[name].mean()) for name in ("flops.predict.measured", "flops.adapt.measured")}
+        own = {"method": method, "model": model, "datasets": runs["dataset"].nunique(), "runs": len(runs)}
+        disk = float(runs["storage.bytes"].mean())
+        numbers.append({**own, "answers": int(runs["n_eval"].sum()), **spent, "disk_bytes": disk})
+        counts = [count(own["datasets"]), count(own["runs"]), count(runs["n_eval"].sum())]
+        rows.append([look(str(method)).label, str(model), *counts, *map(power, spent.values()), size(disk)])
+    columns = ["Method", "Model", "Data sets", "Runs", "Answers", "FLOPs/example", "Training FLOPs", "Disk"]
+    title = "Answers without labels, and what they cost"
+    return Table("answered", title, [("", name) for name in columns], [Panel("", rows)], pd.DataFrame(numbers), 2)
+
+
 def cell_text(arm: Arm, dataset: str) -> str:
     """median (IQR), with how many of the expected seeds there are if not all."""
     cell, lost = arm.cells.get(dataset), arm.failed.get(dataset, 0)

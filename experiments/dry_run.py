@@ -37,6 +37,7 @@ class Estimate:
     predict: float  # FLOPs
     hours: float
     tokens: str  # "counted" by the model's tokenizer or "estimated"
+    missing: str | None = None  # what the method needs from disk and does not find
 
 
 def estimate(config: Config) -> Estimate:
@@ -53,7 +54,7 @@ def estimate(config: Config) -> Estimate:
     adapt = _training(cell, counter, limit, prices) * len(config.seeds)
     hours = (adapt + predict) / (config.gpu_tflops * 1e12) / 3600
     names = config.method.name, config.model.name, config.dataset.name
-    return Estimate(*names, len(config.seeds), adapt, predict, hours, how)
+    return Estimate(*names, len(config.seeds), adapt, predict, hours, how, config.method.missing())
 
 
 def report(estimates: Sequence[Estimate], tflops: float) -> str:
@@ -72,6 +73,7 @@ def report(estimates: Sequence[Estimate], tflops: float) -> str:
         lines.append(
             f"Lengths are estimated at {CHARACTERS_PER_TOKEN} characters a token: the tokenizer is not at hand."
         )
+    lines += [f"To get first: {one}" for one in dict.fromkeys(one.missing for one in estimates) if one]
     return "\n".join(lines)
 
 

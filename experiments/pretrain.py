@@ -4,6 +4,10 @@
     python -m experiments.pretrain models=[micro_gpt_l]
     python -m experiments.pretrain fast=true output=/tmp/weights checkpoints=/tmp/checkpoints
 
+and (IA)^3 vectors for any model on any multitask mixture, where `method=t_few` starts from (paper, section 3.4):
+
+    python -m experiments.pretrain models=[ia3] ia3.start=t0_3b ia3.mixture=[boolq,sst2]
+
 Batch i is a function of (seed, i) alone, so a run that was killed continues from its last checkpoint as if nothing had
 happened. One thread: at this size more threads cost more than they give, and one makes the result reproducible.
 """
@@ -15,6 +19,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,48 +27,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 import transformers
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, T5ForConditionalGeneration
 
+from adaptbench.config import register_schemas
+from adaptbench.data.batching import collate, encode
+from adaptbench.errors import InputError
 from adaptbench.methods.delta import Delta
 from adaptbench.methods.ia3 import IA3
 from adaptbench.microworld import corpus, world
 from adaptbench.microworld.models import gpt_model, t5_model
 from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
 from adaptbench.models.backbone import load_backbone
+from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.training.losses import lm
+from experiments.commandline import CONF, one_clear_line
+from experiments.mixture import composed
 
-Batch = dict[str, Tensor]
+Loss = Callable[[DictConfig, int], Tensor]  # (stage, step) -> a scalar
 WORD_TABLES = ("shared", "embed_tokens", "lm_head")
 
 
 @dataclass
 class Trainee:
-    """What a recipe trains: a model, or a small module attached to a frozen one."""
+    """What a recipe trains, a model or a small module attached to a frozen one, and its loss at a step of a stage."""
 
     model: PreTrainedModel
     trained: nn.Module
+    loss: Loss
     attached: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def new_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     model = t5_model(recipe.size)
-    return Trainee(model, model)
+    return Trainee(model, model, t5_loss(model, cfg.seed))
 
 
 def new_gpt(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     model = gpt_model(recipe.size)
-    return Trainee(model, model)
+
+    def loss(stage: DictConfig, step: int) -> Tensor:
+        return model(**corpus.gpt_batch(world.build(), cfg.seed, step, stage.batch, stage.length, stage.mixture)).loss
+
+    return Trainee(model, model, loss)
 
 
 def continued_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     """The language-model adapted T5, to be trained on prompts: how T0 came to be (Sanh et al. 2022)."""
     model = T5ForConditionalGeneration.from_pretrained(finished(recipe.start, cfg), attn_implementation="eager")
-    return Trainee(model, model)
+    return Trainee(model, model, t5_loss(model, cfg.seed))
 
 
 def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
@@ -71,30 +88,55 @@ def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     backbone = load_backbone(recipe.start, str(finished(recipe.start, cfg)), "float32", None, "cpu")
     delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
     assert delta is not None
-    return Trainee(backbone.model, delta, lambda: delta.attached(backbone.model))
+    return Trainee(backbone.model, delta, t5_loss(backbone.model, cfg.seed), lambda: delta.attached(backbone.model))
+
+
+def ia3_on_mixture(recipe: DictConfig, cfg: DictConfig) -> Trainee:
+    """(IA)^3 on any frozen model, trained on the right answers of a mixture of data sets (paper, section 3.4)."""
+    config, mixture = composed(recipe)
+    model = config.model
+    backbone = load_backbone(
+        model.name,
+        model.path,
+        model.dtype,
+        model.max_length,
+        config.device,
+        overlong=model.overlong,
+        device_map=model.device_map,
+        quantization=model.quantization,
+    )
+    delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
+    assert delta is not None
+
+    def loss(stage: DictConfig, step: int) -> Tensor:
+        rows = [encode(backbone, prompt) for prompt in mixture.batch(cfg.seed, step, stage.batch)]
+        batch = collate(rows, backbone.pad_id).to(backbone.device)
+        return lm(token_log_probabilities(backbone, batch), batch.target_mask, batch.label).mean()
+
+    return Trainee(backbone.model, delta, loss, lambda: delta.attached(backbone.model))
+
+
+def t5_loss(model: PreTrainedModel, seed: int) -> Loss:
+    def loss(stage: DictConfig, step: int) -> Tensor:
+        mixture = corpus.T0Mixture(stage.blanks, stage.continuation, stage.prompts)
+        return model(**corpus.t0_batch(world.build(), seed, step, stage.batch, mixture)).loss
+
+    return loss
 
 
 def finished(name: str, cfg: DictConfig) -> Path:
     folder = Path(cfg.output) / name
     if not (folder / "provenance.json").exists():
-        raise SystemExit(f"models: {folder} is not there to continue from; train {name} first")
+        raise InputError(f"models: {folder} is not there to continue from; train {name} first")
     return folder
 
 
-def t5_batch(stage: DictConfig, seed: int, index: int) -> Batch:
-    mixture = corpus.T0Mixture(stage.blanks, stage.continuation, stage.prompts)
-    return corpus.t0_batch(world.build(), seed, index, stage.batch, mixture)
-
-
-def gpt_batch(stage: DictConfig, seed: int, index: int) -> Batch:
-    return corpus.gpt_batch(world.build(), seed, index, stage.batch, stage.length, stage.mixture)
-
-
-KINDS: dict[str, tuple[Callable[[DictConfig, DictConfig], Trainee], Callable[[DictConfig, int, int], Batch]]] = {
-    "t5": (new_t5, t5_batch),
-    "continued_t5": (continued_t5, t5_batch),
-    "ia3": (ia3_vectors, t5_batch),
-    "gpt": (new_gpt, gpt_batch),
+KINDS: dict[str, Callable[[DictConfig, DictConfig], Trainee]] = {
+    "t5": new_t5,
+    "continued_t5": continued_t5,
+    "ia3": ia3_vectors,
+    "gpt": new_gpt,
+    "ia3_on_mixture": ia3_on_mixture,
 }
 
 
@@ -119,15 +161,14 @@ def optimizer_of(model: nn.Module, recipe: DictConfig) -> torch.optim.Optimizer:
 def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
     """All stages of a model's recipe, from its last checkpoint if there is one."""
     recipe = cfg[name]
-    build, next_batch = KINDS[recipe.kind]
     steps = [stage.fast_steps if cfg.fast else stage.steps for stage in recipe.stages]
     schedule = [stage for stage, count in zip(recipe.stages, steps, strict=True) for _ in range(count)]
     torch.manual_seed(cfg.seed)
-    trainee = build(recipe, cfg)
+    trainee = KINDS[recipe.kind](recipe, cfg)
     model, trained = trainee.model, trainee.trained
     optimizer = optimizer_of(trained, recipe)
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
-    checkpoint = Path(cfg.checkpoints) / f"{name}.pt"
+    checkpoint = unfinished(name, cfg)
     words = hashlib.sha256(" ".join(vocabulary()).encode()).hexdigest()
     question = {"recipe": OmegaConf.to_container(recipe), "seed": cfg.seed, "fast": cfg.fast, "words": words}
     if checkpoint.exists():
@@ -143,8 +184,8 @@ def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(recipe, step, len(schedule))
-        with trainee.attached(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=cfg.autocast):
-            loss = model(**next_batch(schedule[step], cfg.seed, step)).loss
+        with trainee.attached(), torch.autocast(model.device.type, torch.bfloat16, enabled=cfg.autocast):
+            loss = trainee.loss(schedule[step], step)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
@@ -156,8 +197,20 @@ def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
         if (step + 1) % cfg.checkpoint_every == 0:
             tensors = {"model": trained.state_dict(), "optimizer": optimizer.state_dict()}
             save_checkpoint(checkpoint, {"question": question, "state": state, **tensors})
-    model.float().eval()
+    if trained is model:
+        model.float()
+    model.eval()
     return trainee, state
+
+
+def folder_of(name: str, cfg: DictConfig) -> Path:
+    """Where the finished model goes."""
+    return Path(cfg[name].get("output") or Path(cfg.output) / name)
+
+
+def unfinished(name: str, cfg: DictConfig) -> Path:
+    """Where its training is kept until it is finished."""
+    return Path(cfg.checkpoints) / f"{'_'.join(dict.fromkeys([name, folder_of(name, cfg).name]))}.pt"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -170,7 +223,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def ship(name: str, trainee: Trainee, state: dict[str, Any], cfg: DictConfig) -> Path:
     """The folder of a model (in Hugging Face format) or adapter, with a provenance that says how it came to be."""
-    folder = Path(cfg.output) / name
+    folder = folder_of(name, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(trainee.trained, Delta):
         trainee.trained.save(folder, run=0)
@@ -209,18 +262,27 @@ def cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
-def main(cfg: DictConfig) -> None:
+def pretrain(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
     known = [name for name, recipe in cfg.items() if isinstance(recipe, DictConfig) and "stages" in recipe]
     unknown = [name for name in cfg.models if name not in known]
     if unknown:
-        raise SystemExit(f"models={unknown}: expected some of {known}")
+        raise InputError(f"models={unknown}: expected some of {known}")
     for name in cfg.models:
         trainee, state = train(name, cfg)
         folder = ship(name, trainee, state, cfg)
-        (Path(cfg.checkpoints) / f"{name}.pt").unlink(missing_ok=True)
+        unfinished(name, cfg).unlink(missing_ok=True)
         print(f"{name}: {state['step']} steps, {state['seconds']:.0f} s, saved to {folder}")
+
+
+def main() -> None:
+    register_schemas()
+    with one_clear_line(), initialize_config_dir(CONF, version_base="1.3"):
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(f"{__doc__}\nEverything that can be set, with its defaults:\n")
+            print((Path(CONF) / "pretrain.yaml").read_text())
+            return
+        pretrain(compose("pretrain", overrides=sys.argv[1:]))
 
 
 if __name__ == "__main__":

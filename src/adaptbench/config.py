@@ -95,8 +95,8 @@ class RecipeConfig:
     batch_size: int = 8
     warmup_fraction: float = 0.06
     clip_norm: float = 1.0
-    pretrained_ia3: str | None = None
-    """Where T-Few's adapter starts from (paper, section 3.4): a folder, or microworld:<name>; unset: from ones."""
+    pretrained_ia3: str = "outputs/vectors/${model.name}"
+    """Where T-Few's adapter starts from (paper, section 3.4): a folder, microworld:<name>, or the released `.pt`."""
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per method: its steps, learning rate and size, referred to by conf/method/*.yaml."""
 
@@ -237,9 +237,13 @@ def scientific(config: Config, seed: int) -> dict[str, Any]:
     dataset = {key: value for key, value in asdict(config.dataset).items() if key not in WHEREABOUTS}
     model = {key: value for key, value in asdict(config.model).items() if key != "device_map"}
     recipe = asdict(config.recipe)
-    recipe.pop("training")  # the method already holds its share, and another method's share changes nothing
+    for share in ("training", "pretrained_ia3"):  # the method already holds its own; another method's changes nothing
+        recipe.pop(share)
+    method = {"kind": config.method.kind, **asdict(config.method)}
+    if method.get("pretrained"):
+        method["pretrained_weights"] = known_weights(method["pretrained"])
     return {
-        "method": {"kind": config.method.kind, **asdict(config.method)},
+        "method": method,
         "model": {**model, "weights": known_weights(config.model.path)},
         "dataset": dataset,
         "recipe": recipe,

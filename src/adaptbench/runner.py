@@ -91,6 +91,8 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
     for _ in records:
         on_run()
     waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
+    if waiting and (problem := config.method.missing()):
+        raise InputError(problem)
     for group in _fused_groups(waiting, config):
         for record in _attempt(cell, group, store):
             records[record.run_id] = record

@@ -148,6 +148,25 @@ def test_a_little_is_enough_to_report_on(tmp_path, methods):
     assert report.main([str(tmp_path)]) == 0
 
 
+def test_answers_without_labels_are_billed_and_not_scored(tmp_path, capsys):
+    write_run(tmp_path, record("a", score=None, dataset="raft_one"))
+    write_run(tmp_path, record("b", score=None, dataset="raft_two"))
+    assert report.main([str(tmp_path)]) == 0
+    assert "experiments.submit" in capsys.readouterr().out
+    frame = pd.read_csv(tmp_path / "tables" / "answered.csv")
+    assert frame[["datasets", "runs", "answers"]].to_numpy().tolist() == [[2, 2, 8]]
+    assert "have no labels" in (tmp_path / "report.html").read_text()
+
+
+def test_answers_without_labels_stay_out_of_the_tables(tmp_path):
+    write_experiment(tmp_path, methods=("ia3",), datasets=("micro_wsc",), seeds=(0,))
+    write_run(tmp_path, record("b", score=None, dataset="raft_one"))
+    summary, _ = report.build(tmp_path)
+    assert summary is not None
+    assert "raft_one" not in summary.datasets
+    assert any("without labels (raft_one)" in note for note in summary.notes)
+
+
 def test_labels_do_not_overlap(summary):
     for panels_of in figures.FIGURES.values():
         _, boxes = figures.draw(panels_of(summary))

@@ -137,3 +137,11 @@ def test_scores_by_template_and_their_mean():
     assert by_template(scores) == {"only a": {"score": 1.0, "n": 4}, "always": {"score": 0.5, "n": 8}}
     assert accuracy(scores) == 0.5
     assert list(predicted(table(scores))) == [0] * 8
+
+
+def test_a_template_tells_what_steers_it_from_what_it_says():
+    jinja = (
+        "{{premise}} {% if question == 'cause' %}because{% else %}so{% endif %} {% if tail != '' %}{{tail}}{% endif %}"
+    )
+    template = Template("copa", "one", jinja + " ||| {{answer_choices[label]}}", "{{choice1}} ||| {{choice2}}")
+    assert template.categories == {"question"}

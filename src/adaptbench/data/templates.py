@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -107,6 +108,17 @@ class Template:
             InputError: a syntax error, naming the template.
         """
         assert self._compiled
+
+    @cached_property
+    def categories(self) -> frozenset[str]:
+        """Fields that the template compares with a text of its own: they steer what it says, and are no content."""
+        syntax = _ENVIRONMENT.parse(self.jinja + self.answer_choices)
+        return frozenset(
+            name.name
+            for test in syntax.find_all(jinja2.nodes.Compare)
+            for name in test.find_all(jinja2.nodes.Name)
+            if any(isinstance(one.value, str) and one.value for one in test.find_all(jinja2.nodes.Const))
+        )
 
     @cached_property
     def _compiled(self) -> tuple[jinja2.Template, jinja2.Template]:

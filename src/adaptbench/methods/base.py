@@ -129,6 +129,10 @@ class Method:
             InputError: names the setting.
         """
 
+    def missing(self) -> str | None:
+        """What it needs from disk and does not find, with what to do about it; asked before a model is loaded."""
+        return None
+
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         """The untrained adaptation. On a meta backbone it has no storage: for counting."""
         raise NotImplementedError

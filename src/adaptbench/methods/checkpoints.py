@@ -1,7 +1,6 @@
 """Adapters from disk: those a run has stored, and the T-Few paper's official checkpoint. No pickle is ever executed."""
 
 import json
-import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from adaptbench.errors import InputError
 from adaptbench.methods.base import METHODS, Adaptation, Method
 from adaptbench.methods.fish_mask import FishMask
 from adaptbench.methods.ia3 import IA3
-from adaptbench.models.anatomy import Anatomy
+from adaptbench.methods.released import released_vectors
 from adaptbench.models.backbone import Backbone
 
 
@@ -39,24 +38,13 @@ def load_adapter(folder: Path, backbone: Backbone) -> tuple[Method, Adaptation]:
 
 
 def load_tfew(path: Path, backbone: Backbone) -> Adaptation:
-    """The official (IA)^3 checkpoint: vectors named after the module whose output they scale.
-
-    It scales the output of the feed-forward's linear branch where (IA)^3 here scales the input of the second map: the
-    same activations (`IA3`).
+    """The official (IA)^3 checkpoint as an adaptation (see `released_vectors`).
 
     Raises:
         InputError: names or shapes other than those of (IA)^3 on this model.
     """
-    vectors = torch.load(path, map_location="cpu", weights_only=True)
-    names = _place_of_scale(backbone.anatomy)
-    state = {}
-    for name, vector in vectors.items():
-        module = re.sub(r"\.multi_lora_b$", "", name)
-        if module not in names:
-            raise InputError(f"{path}: {name} scales nothing that (IA)^3 scales on this model")
-        state[f"{names[module]}.vector"] = vector.reshape(1, -1)
     adaptation = Adaptation(backbone, [0], delta=IA3().build(backbone.anatomy, runs=1))
-    return _filled(adaptation, state, path)
+    return _filled(adaptation, released_vectors(path, backbone.anatomy), path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -72,15 +60,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object")
     return content
-
-
-def _place_of_scale(anatomy: Anatomy) -> dict[str, str]:
-    """Module whose output is scaled -> module (IA)^3's vector is named after here."""
-    places = {site.path: site.path for site in anatomy.linear("k", "v")}
-    inner = {site.path.rpartition(".")[0]: site.path for site in anatomy.linear("ff_in")}
-    for site in anatomy.linear("ff_out"):
-        places[inner.get(site.path.rpartition(".")[0], site.path)] = site.path
-    return places
 
 
 def _filled(adaptation: Adaptation, state: dict[str, torch.Tensor], origin: Path) -> Adaptation:

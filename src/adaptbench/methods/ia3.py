@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.delta import Delta, Piece
+from adaptbench.methods.released import released_vectors
 from adaptbench.models.anatomy import Anatomy, weight_matrix
 from adaptbench.models.backbone import Backbone, resolve_path
 
@@ -57,17 +59,28 @@ class IA3(PeftMethod):
     formula = "l_k ⊙ K, l_v ⊙ V, (l_ff ⊙ γ(x W_1)) W_2"
     source = "arXiv 2205.05638, section 3.3"
     merges = True
-    pretrained: str | None = None  # start from these vectors (paper, section 3.4): a folder, or microworld:<name>
+    pretrained: str | None = None
+    """Vectors to start from (paper, section 3.4): a folder, microworld:<name>, or the released `.pt`; null: ones."""
+
+    def missing(self) -> str | None:
+        if self.pretrained is None or vectors_file(self.pretrained).is_file():
+            return None
+        return (
+            f"method.pretrained={self.pretrained!r}: no (IA)^3 vectors; train them (python -m experiments.pretrain"
+            " models=[ia3] ia3.start=MODEL ia3.mixture=[..]), or set recipe.pretrained_ia3 to the T-Few authors'"
+            " t03b_ia3_finish.pt"
+        )
 
     def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
         if self.pretrained is None:
             return
-        file = Path(resolve_path(self.pretrained)) / "adapter.safetensors"
-        if not file.is_file():
-            raise InputError(f"method.pretrained={self.pretrained!r}: no adapter.safetensors there")
+        if problem := self.missing():
+            raise InputError(problem)
+        file = vectors_file(self.pretrained)
+        state = released_vectors(file, backbone.anatomy) if file.suffix == ".pt" else load_file(file)
         try:
             for run in range(len(seeds)):
-                delta.load(file.parent, run)
+                delta.load_state_of(run, state)
         except ValueError as error:
             raise InputError(f"method.pretrained={self.pretrained!r} does not fit {backbone.name}: {error}") from error
 
@@ -78,3 +91,9 @@ class IA3(PeftMethod):
         for site in anatomy.linear("ff_out"):
             delta.before(site, ScaleInput(runs, site.d_in))
         return delta
+
+
+def vectors_file(pretrained: str) -> Path:
+    """The file that holds pre-trained vectors, whether it is there or not."""
+    path = Path(resolve_path(pretrained)).expanduser()
+    return path if path.suffix == ".pt" else path / "adapter.safetensors"

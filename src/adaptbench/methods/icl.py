@@ -8,7 +8,7 @@ import numpy as np
 
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import FewShotSet
-from adaptbench.data.templates import NotApplicable, Prompt
+from adaptbench.data.templates import NotApplicable, Prompt, Template
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, Method, register
 from adaptbench.methods.contexts import Context, Contexts
@@ -152,15 +152,22 @@ class InContextLearning(Method):
 
     def _content_free(self, task: TaskData, few_shot: FewShotSet, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Each template's input with every text of a row replaced by one that says nothing."""
-        example = few_shot.examples[0]
-        found = {}
-        for name in names:
-            inputs = []
-            for text in self.content_free:
-                fields = {key: text if isinstance(value, str) else value for key, value in example.fields.items()}
-                inputs.append(task.template(name).parts(example.uid, fields)[0])
-            found[name] = tuple(inputs)
-        return found
+        rows = (*few_shot.examples, *task.evaluation)
+        return {name: tuple(_emptied(task.template(name), rows, text) for text in self.content_free) for name in names}
+
+
+def _emptied(template: Template, rows: Sequence[Example], text: str) -> str:
+    """The input of the first row that the template is meant for, with `text` in place of all it says."""
+    for row in rows:
+        fields = {
+            key: text if isinstance(value, str) and key not in template.categories else value
+            for key, value in row.fields.items()
+        }
+        try:
+            return template.parts(row.uid, fields)[0]
+        except NotApplicable:
+            continue
+    raise InputError(f"dataset {template.dataset!r}, template {template.name!r}: meant for none of the rows")
 
 
 def balanced(examples: Sequence[Example]) -> list[Example]:

@@ -1,6 +1,7 @@
 """The frozen base model with its tokenizer, loaded once per process however many cells follow."""
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -150,8 +151,11 @@ def resolve_path(path: str) -> str:
 
 
 def known_weights(path: str) -> str | None:
-    """The hash in a folder's provenance, if it has one: rebuilt models must not be taken for the old ones."""
-    file = Path(resolve_path(path)) / "provenance.json"
+    """The hash of a file, or in a folder's provenance if it has one: a rebuilt model is not the old one."""
+    place = Path(resolve_path(path)).expanduser()
+    if place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    file = place / "provenance.json"
     return json.loads(file.read_text())["sha256"] if file.is_file() else None
 
 
