@@ -124,8 +124,13 @@ def name_variants(records: list[dict[str, Any]]) -> None:
 
 
 def load_records(folder: Path) -> pd.DataFrame:
-    """One row per finished run, sorted by what it is, so that file names and directory order do not matter."""
+    """One row per finished run, sorted by what it is, so that file names and directory order do not matter.
+
+    Records of an older schema answer questions that have since been asked anew: they are left out.
+    """
     records = [validate(read_json(path), path) for path in sorted((folder / "records").glob("*.json"))]
+    newest = max((record["schema"] for record in records), default=0)
+    records = [record for record in records if record["schema"] == newest]
     name_variants(records)
     identity = ["method", "model", "variant", "dataset", "seed", "run_id"]
     frame = pd.DataFrame(records, columns=list(dict.fromkeys(key for r in records for key in r)) or identity)
@@ -193,6 +198,7 @@ class Experiment:
     records: pd.DataFrame
     failures: pd.DataFrame
     unscored: pd.DataFrame
+    outdated: int = 0  # records of an older schema, left out
     _outcomes: dict[str, pd.DataFrame | None] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -216,4 +222,5 @@ def load(folder: Path) -> Experiment:
         failed = f" ({len(failures)} failed; the first: {failures['error'].iloc[0]})" if len(failures) else ""
         raise ReportError(f"{folder}: no finished run in records/*.json{failed}")
     unscored = records["score"].isna()
-    return Experiment(folder, records[~unscored].reset_index(drop=True), failures, records[unscored])
+    outdated = len(list((folder / "records").glob("*.json"))) - len(records)
+    return Experiment(folder, records[~unscored].reset_index(drop=True), failures, records[unscored], outdated)

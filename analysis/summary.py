@@ -305,6 +305,8 @@ def remarks(summary: Summary, doubts: dict[str, list[str]]) -> list[str]:
         notes.append(
             f"{len(unscored)} runs answered rows without labels ({listed(unscored['dataset'])}) and are in no table."
         )
+    if summary.experiment.outdated:
+        notes.append(f"{summary.experiment.outdated} records were made by an older version and are left out.")
     for measure in MEASURES:
         absent = records[records[measure].isna()]
         if len(absent):

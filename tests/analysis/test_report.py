@@ -167,6 +167,14 @@ def test_answers_without_labels_stay_out_of_the_tables(tmp_path):
     assert any("without labels (raft_one)" in note for note in summary.notes)
 
 
+def test_records_of_an_older_version_are_left_out(tmp_path):
+    write_experiment(tmp_path, methods=("ia3",), datasets=("micro_wsc",), seeds=(0,))
+    write_run(tmp_path, record("old", schema=0, dataset="micro_old"))
+    summary = summarise(load(tmp_path))
+    assert summary.datasets == ["micro_wsc"]
+    assert "1 records were made by an older version and are left out." in summary.notes
+
+
 def test_labels_do_not_overlap(summary):
     for panels_of in figures.FIGURES.values():
         _, boxes = figures.draw(panels_of(summary))
