@@ -14,7 +14,7 @@ from analysis.ablations import ABLATIONS
 from analysis.collect import Experiment, ReportError, load
 from analysis.summary import Summary, summarise
 from analysis.typeset import Best, Table, powers, to_text, write
-from analysis.verdicts import headline
+from analysis.verdicts import claims, headline
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -84,6 +84,7 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
             drawings=drawings,
             reading=READING,
             headline=headline(summary),
+            claims=claims(summary),
             ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
             facts=facts(summary.experiment.records, len(summary.experiment.failures)),
             provenance=provenance(summary.experiment.records),

@@ -19,6 +19,62 @@ def headline(summary: Summary) -> list[str]:
     return sentences
 
 
+def claims(summary: Summary) -> dict[str, list[str]]:
+    """What each figure shows, in sentences: the paper's claims, held against these records."""
+    return {"figure3": better_and_cheaper(summary), "figure2": tuned_methods(summary)}
+
+
+def better_and_cheaper(summary: Summary) -> list[str]:
+    """Tuning against in-context learning (Table 1, Figure 3). T-Few stands for tuning where it ran, as in the paper."""
+    named = [arm for arm in summary.arms if arm.method == "t_few" and arm.covers_all]
+    tuned = named[0] if named else best(summary, "peft")
+    prompted = [arm for arm in summary.arms if arm.family in ("icl", "zero_shot") and arm.cells]
+    if tuned is None or not prompted:
+        return []
+    return [standing(summary, tuned, prompted), *growth(summary)]
+
+
+def growth(summary: Summary) -> list[str]:
+    """What in-context learning gains from the size of the model, method by method."""
+    sentences = []
+    arms = [arm for arm in summary.arms if arm.family == "icl" and arm.covers_all and not arm.variant]
+    for method in dict.fromkeys(arm.method for arm in arms):
+        sizes = sorted((arm for arm in arms if arm.method == method), key=lambda arm: arm.typical("params.total") or 0)
+        pair = summary.compare(sizes[-1], sizes[0]) if len(sizes) > 1 else None
+        if pair is not None:
+            steps = ", ".join(f"{percent(arm.accuracy)} % on {arm.model}" for arm in sizes)
+            known = "more than chance explains" if pair.told_apart else "which these runs cannot tell from chance"
+            sentences.append(
+                f"By size, {sizes[0].name} reaches {steps}: from smallest to largest {signed(pair.difference)} points "
+                f"in paired runs ({signed(pair.low)} to {signed(pair.high)}), {known}."
+            )
+    return sentences
+
+
+def tuned_methods(summary: Summary) -> list[str]:
+    """Parameter-efficient methods against full fine-tuning, and T-Few's adapter against the others (Figure 2)."""
+    tuned = [arm for arm in summary.arms if arm.family == "peft" and arm.cells and not arm.variant]
+    references = [arm for arm in summary.arms if arm.family == "full" and arm.covers_all and not arm.variant]
+    references += [arm for arm in tuned if arm.method == "ia3" and arm.covers_all]
+    told = [(reference, [arm for arm in tuned if arm is not reference]) for reference in references]
+    return [standing(summary, reference, others) for reference, others in told if others]
+
+
+def standing(summary: Summary, reference: Arm, others: list[Arm]) -> str:
+    """Which arms lie above a reference, which below, and which cannot be told apart from it, in paired runs."""
+    sides: dict[str, list[str]] = {"above": [], "below": [], "apart": []}
+    for arm in sorted(others, key=lambda arm: -(arm.accuracy or 0)):
+        pair = summary.compare(arm, reference)
+        if pair is None:
+            continue
+        bounds = f"{summary.title(arm)} ({signed(pair.difference)}; {signed(pair.low)} to {signed(pair.high)})"
+        sides[("above" if pair.difference > 0 else "below") if pair.told_apart else "apart"].append(bounds)
+    told = [f"{side} it {'; '.join(arms)}" for side, arms in sides.items() if arms and side != "apart"]
+    if sides["apart"]:
+        told.append(f"not told apart from it {'; '.join(sides['apart'])}")
+    return f"Against {summary.title(reference)} ({accuracy(reference)}), in points of paired runs: {'. '.join(told)}."
+
+
 def leader(summary: Summary, tuned: Arm) -> str:
     """Which method leads its family; that it was picked after the fact is part of the news."""
     others = sum(arm.family == "peft" for arm in summary.arms)

@@ -12,6 +12,7 @@ from analysis.collect import load, outcomes
 from analysis.published import published_table4
 from analysis.summary import summarise
 from analysis.typeset import Best, latex
+from analysis.verdicts import claims, growth, headline
 from tests.analysis.synthetic import METHODS, predictions, record, write_experiment, write_failure, write_run
 
 
@@ -108,8 +109,6 @@ def test_the_page_is_self_contained_and_speaks_from_the_numbers(built, summary):
 
 def test_headlines_follow_the_data(tmp_path):
     """With the methods' accuracies swapped the sentence must say the opposite."""
-    from analysis.verdicts import headline
-
     flipped = {"ia3": METHODS["icl"][0], "icl": METHODS["ia3"][0]}
     for name, changes in (("as_is", {}), ("flipped", flipped)):
         original = dict(METHODS)
@@ -121,6 +120,29 @@ def test_headlines_follow_the_data(tmp_path):
     said = {name: " ".join(headline(summarise(load(tmp_path / name)))) for name in ("as_is", "flipped")}
     assert "points below it" in said["as_is"]
     assert "points above it" in said["flipped"]
+
+
+def test_claims_say_on_which_side_of_a_reference_each_method_lies(summary):
+    against_prompts = claims(summary)["figure3"][0]
+    assert re.search(r"below it [^.]*ICL · micro_gpt_l \(−\d", against_prompts)
+    against_full = claims(summary)["figure2"][0]
+    (full,) = (arm for arm in summary.arms if arm.method == "full_ft")
+    for arm in (arm for arm in summary.arms if arm.family == "peft"):
+        pair = summary.compare(arm, full)
+        side = ("above it" if pair.difference > 0 else "below it") if pair.told_apart else "not told apart from it"
+        assert against_full.count(summary.title(arm)) == 1
+        assert against_full.index(side) < against_full.index(summary.title(arm))
+
+
+def test_growth_with_size_is_told_from_the_records(tmp_path):
+    for size, (share, parameters) in {"micro_gpt_s": (0.5, 1e5), "micro_gpt_l": (0.9, 1e6)}.items():
+        for seed in range(3):
+            correct = (np.arange(200) % 10 < 10 * share).astype(float)
+            changes = {"method": "icl", "model": size, "params.trainable": 0, "params.total": parameters, "seed": seed}
+            write_run(tmp_path, record(f"{size}-{seed}", **changes), correct)
+    (sentence,) = growth(summarise(load(tmp_path)))
+    assert "50.0 % on micro_gpt_s, 90.0 % on micro_gpt_l" in sentence
+    assert "+40.0 points" in sentence
 
 
 def test_what_could_not_be_measured_is_said(tmp_path):

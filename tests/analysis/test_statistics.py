@@ -85,6 +85,14 @@ def test_no_difference_is_rarely_called_one():
     assert rejected <= 12
 
 
+def test_a_difference_far_from_nothing_survives_hundreds_of_comparisons():
+    rng = np.random.default_rng(4)
+    better, worse = ((rng.random((5, 500)) < share).astype(float) for share in (0.8, 0.6))
+    p = stats.paired_difference([better], [worse], replicates=300)[3]
+    assert 0 < p < 1e-6
+    assert stats.holm([p] * 400)[0] < 0.05
+
+
 def test_the_same_records_give_the_same_interval():
     cell = (np.random.default_rng(3).random((5, 50)) < 0.6).astype(float)
     assert stats.hierarchical_bootstrap_ci([cell]) == stats.hierarchical_bootstrap_ci([cell])
