@@ -22,8 +22,8 @@ ifeq ($(EXPERIMENT),table1)
 	$(BIN)/python -m experiments.table1 output=outputs/table1
 	$(BIN)/python -m analysis.recomputed outputs/table1
 else
-	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) $(ARGS)
-	$(BIN)/python -m analysis.report outputs/$(EXPERIMENT)
+	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) $(ARGS); status=$$?; \
+	[ $$status = 2 ] || $(BIN)/python -m analysis.report outputs/$(EXPERIMENT); exit $$status  # failed runs are reported, too
 endif
 
 report: $(READY)  ## Tables, figures and report from the records there are

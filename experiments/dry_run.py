@@ -6,7 +6,7 @@ the table says which. Nothing is loaded, trained or written.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from adaptbench.costs.flops import StepPrices, total
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
 from adaptbench.data.templates import NotApplicable, Prompt
+from adaptbench.methods.contexts import ReadingPlan
 from adaptbench.models.backbone import meta_backbone, resolve_path
 from adaptbench.runner import Cell, prepare_cell
 from adaptbench.training.stream import DRAWN
@@ -45,13 +46,11 @@ def estimate(config: Config) -> Estimate:
     cell = prepare_cell(config)
     counter, how = _counter(config.model.path)
     limit = config.model.max_length or 512
-    rows = [_shape([prompt], counter, limit) for prompt in cell.prompts]
-    demonstrations = _demonstrations(cell, counter, max(row.source for row in rows), limit)
-    rows = [Shape(1, min(row.source + demonstrations, limit), row.choices, row.target) for row in rows]
     prices = _prices(repr(config.method), _Wish(config))
     scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
-    predict = total(prices.predict, rows) * scored
-    adapt = _training(cell, counter, limit, prices) * len(config.seeds)
+    once, predict = _prediction(cell, counter, limit, prices)
+    adapt = (_training(cell, counter, limit, prices) + once) * len(config.seeds)
+    predict *= scored
     hours = (adapt + predict) / (config.gpu_tflops * 1e12) / 3600
     names = config.method.name, config.model.name, config.dataset.name
     return Estimate(*names, len(config.seeds), adapt, predict, hours, how, config.method.missing())
@@ -89,14 +88,31 @@ def _training(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> int:
     return round(steps * float(mean))
 
 
-def _demonstrations(cell: Cell, counter: Any, longest: int, limit: int) -> int:
-    """Tokens that in-context learning reads before each prompt, as far as the model has room for them."""
-    if cell.config.method.kind != "icl":
+def _prediction(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> tuple[int, int]:
+    """FLOPs that one run reads in advance, and those of all its predictions."""
+    plan = cell.config.method.plan(len(cell.few_shot_sets[0].examples))
+    rows = [_shape([prompt], counter, limit) for prompt in cell.prompts]
+    context = _context(cell, plan, counter, limit - max(row.source for row in rows))
+    if plan.channel:  # every choice is read by itself, and the prompt scored after it
+        rows = [Shape(1, row.target, 1, row.source) for row in rows for _ in range(row.choices)]
+
+    def price(row: Shape) -> int:
+        if plan.shared:
+            return plan.contexts * prices.predict_after(row, context)
+        return plan.contexts * prices.predict(replace(row, source=context + row.source))
+
+    predict = total(price, rows)
+    once = plan.contexts * prices.read_once(context) if plan.shared and context else 0
+    return once + round(plan.content_free * predict / len(rows)), predict
+
+
+def _context(cell: Cell, plan: ReadingPlan, counter: Any, room: int) -> int:
+    """Tokens of demonstrations that stand before a prompt in one pass, as far as there is room for them."""
+    if not plan.demonstrations:
         return 0
-    shapes = [_shape([prompt], counter, limit) for prompt in _few_shot_prompts(cell)]
+    shapes = [_shape([prompt], counter, room) for prompt in _few_shot_prompts(cell)]
     per_shot = float(np.mean([shape.source + shape.target for shape in shapes]))
-    shots = len(cell.few_shot_sets[0].examples)
-    return min(round(per_shot * shots), max(0, limit - longest))
+    return max(0, min(round(per_shot * plan.demonstrations), room, plan.budget or room))
 
 
 def _few_shot_prompts(cell: Cell) -> list[Prompt]:

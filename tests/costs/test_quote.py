@@ -80,3 +80,28 @@ def test_t0_11b_against_the_paper():
     assert (found.measured, found.paper) == (12, 19)
     assert found.cached is not None
     assert found.cached > 20 * 12
+
+
+def test_strategies_of_in_context_learning_pay_for_what_they_read():
+    def of(method: str, *more: str, shots: int = 5) -> Spent:
+        return spent(cell_of("model=qwen3_0_6b", f"method={method}", *more, shots=shots))
+
+    plain, one = of("icl"), of("icl", shots=1)
+    ensemble, cached, calibrated, channel = map(of, ("icl_ensemble", "icl_cached", "icl_calibrated", "icl_channel"))
+    assert ensemble.predict == one.predict * 5
+    assert ensemble.once == one.once * 5
+    assert (cached.adapt, cached.predict) == (plain.once, plain.after)
+    assert (calibrated.predict, calibrated.adapt) == (plain.predict, plain.predict * 3)
+    assert of("icl_calibrated", "method.cached=true").adapt == plain.once + plain.after * 3
+    assert of("icl_knn", "method.neighbours=2").predict == of("icl", shots=2).predict
+    assert of("icl_knn").once is None, "nothing is shared where every prompt has demonstrations of its own"
+    assert of("icl", f"method.budget={2 * Lengths().demonstration + 1}").predict == of("icl", shots=2).predict
+    assert channel.predict.paper == 2 * paper.predict(596_049_920, False, 5 * 98 + 5 + 93)
+    assert channel.predict.measured > plain.predict.measured
+
+
+def test_prompting_that_pays_in_advance_is_broken_even_with_later():
+    tuned = Spent("m", "x", 4, 1, 9, 8, Flops(100.0, 100.0), Flops(1.0, 1.0))
+    prompted = Spent("m", "x", 4, 0, 0, 0, Flops(40.0, 20.0), Flops(5.0, 5.0))
+    found = break_even(tuned, prompted)
+    assert (found.measured, found.paper) == (15, 20)

@@ -83,6 +83,21 @@ def test_an_ensemble_averages_the_probabilities_of_one_shot_passes(backbones, ar
     assert adaptation.contexts[0].demonstrations == 3
 
 
+def test_equal_demonstrations_of_an_ensemble_count_twice(backbones):
+    """Two rows of a draw may read the same."""
+    backbone, task = backbones["t5"], toy_task(9)
+    method = InContextLearning(strategy="ensemble")
+    prompts = evaluation_prompts(task, "random")
+    few_shot = draw(task, 0, 2)
+    once, other = few_shot.examples
+    answers = {}
+    for name, examples in {"one": [once], "other": [other], "both": [once, other, once]}.items():
+        adaptation = method.adapt(backbone, task, [replace(few_shot, examples=examples)], recipe())
+        (scores,) = evaluate(adaptation, prompts, batch_size=4)
+        answers[name] = np.exp([score.log_likelihoods for score in scores])
+    assert np.allclose(answers["both"], (2 * answers["one"] + answers["other"]) / 3, rtol=1e-4)
+
+
 def test_demonstrations_come_in_the_template_of_the_prompt(backbones):
     tokenizer = backbones["llama"].tokenizer
     marker = tokenizer("given")["input_ids"][-1]

@@ -16,7 +16,9 @@ from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.costs.storage import stored_bytes
+from adaptbench.data.batching import Shape
 from adaptbench.methods.base import Method
+from adaptbench.methods.contexts import ReadingPlan
 from adaptbench.models.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ class Flops:
 
     measured: float
     paper: float
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.measured + other.measured, self.paper + other.paper)
+
+    def __mul__(self, times: int) -> "Flops":
+        return Flops(times * self.measured, times * self.paper)
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,42 @@ class Cell:
     def run(self) -> MetaRun:
         return MetaRun.of(self.method, self.backbone, self.recipe)
 
+    @cached_property
+    def plan(self) -> ReadingPlan:
+        return self.method.plan(self.shots)
+
     @property
     def context(self) -> int:
-        """Tokens of demonstrations before every prompt."""
+        """Tokens of demonstrations before the prompt, in one pass: whole ones, as many as the budget holds."""
+        plan, each = self.plan, self.lengths.demonstration
+        return each * min(plan.demonstrations, plan.demonstrations if plan.budget is None else plan.budget // each)
+
+    @property
+    def stored(self) -> int:
+        """Tokens of demonstrations that serving the task needs."""
         return self.shots * self.lengths.demonstration if self.run.adaptation.contexts is not None else 0
+
+    @property
+    def passes(self) -> int:
+        """Passes of a prediction: one for every context, and in the noisy channel for every choice."""
+        return self.plan.contexts * (self.lengths.choices if self.plan.channel else 1)
+
+    def shape(self, context: int = 0) -> Shape:
+        """A pass of a prediction after `context` tokens; the noisy channel reads a choice and scores the input."""
+        if self.plan.channel:
+            return Shape(1, context + self.lengths.choice, 1, self.lengths.input)
+        return self.lengths.shape(1, context)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a pass without its context, as the paper counts them."""
+        shape = self.shape()
+        return shape.source + shape.choices * shape.target
 
     @property
     def shares(self) -> bool:
         """Its demonstrations can be read once for all predictions."""
-        return bool(self.context) and not self.backbone.is_encoder_decoder
+        return bool(self.context) and self.plan.shareable and not self.backbone.is_encoder_decoder
 
     @property
     def steps(self) -> int:
@@ -106,9 +141,14 @@ def spent(cell: Cell) -> Spent:
     def formula(tokens: int) -> float:
         return paper.predict(total, two_halves, tokens)
 
-    _, step, predict, once, after = count_by_depth(
+    _, step, each, read, each_after = count_by_depth(
         cell.backbone, trainable, lambda backbone: _counts(replace(cell, backbone=backbone))
     )
+    passes, contexts = cell.passes, cell.plan.contexts
+    every = Flops(passes * each, passes * formula(context + cell.tokens))  # the demonstrations read in every prediction
+    once = Flops(contexts * read, contexts * formula(context)) if cell.shares else None
+    after = Flops(passes * each_after, passes * formula(cell.tokens)) if cell.shares else None
+    predict = after if cell.plan.shared and after else every
     return Spent(
         method=cell.method.name,
         model=cell.backbone.name,
@@ -116,38 +156,43 @@ def spent(cell: Cell) -> Spent:
         trainable=trainable,
         steps=steps,
         batch_size=rows if steps else 0,
-        adapt=Flops(steps * step, paper.adapt(total, two_halves, steps * rows * lengths.prompt)),
-        predict=Flops(predict, formula(context + lengths.prompt)),
-        once=Flops(once, formula(context)) if cell.shares else None,
-        after=Flops(after, formula(lengths.prompt)) if cell.shares else None,
+        adapt=Flops(steps * step, paper.adapt(total, two_halves, steps * rows * lengths.prompt))
+        + predict * cell.plan.content_free
+        + (once if cell.plan.shared and once else Flops(0, 0)),
+        predict=predict,
+        once=once,
+        after=after,
     )
 
 
 def _counts(cell: Cell) -> Counts:
-    """Trainable parameters; FLOPs of a training step, a prediction, reading demonstrations once, one after that."""
+    """Trainable parameters; FLOPs of a training step, a pass of a prediction, reading demonstrations, a pass after."""
     run, lengths, step, cached = cell.run, cell.lengths, 0, CachedFlops(0, 0)
     if cell.steps:
         with no_gradients_left(run):
             step = count(lambda: run.forward_backward(lengths.shape(cell.recipe.batch_size)))
     if cell.shares:
-        cached = cached_flops(run, lengths.shape(1), cell.context)
-    predict = count(lambda: run.predict(lengths.shape(1, cell.context)))
-    return run.adaptation.trainable, step, predict, cached.once, cached.predict
+        cached = cached_flops(run, cell.shape(), cell.context)
+    each = count(lambda: run.predict(cell.shape(cell.context)))
+    return run.adaptation.trainable, step, each, cached.once, cached.predict
 
 
 def quote(cell: Cell) -> Quote:
     """The whole bill of a cell."""
     run, lengths, context, backbone = cell.run, cell.lengths, cell.context, cell.backbone
+    after = cached_memory(run, cell.shape(), context) if cell.shares else None
     return Quote(
         spent=spent(cell),
         lengths=lengths,
         parameters=backbone.parameters_total,
         memory_adapt=train_memory(run, lengths.shape(cell.recipe.batch_size)) if cell.steps else None,
-        memory_predict=predict_memory(run, lengths.shape(1, context)),
-        memory_after=cached_memory(run, lengths.shape(1), context) if cell.shares else None,
-        kv_cache_bytes=kv_cache_bytes(backbone.anatomy, context, backbone.dtype) if cell.shares else 0,
-        storage_bytes=stored_bytes(cell.method, run.adaptation, context),
-        storage_paper=paper.storage(run.adaptation.trainable or context),
+        memory_predict=after if after and cell.plan.shared else predict_memory(run, cell.shape(context)),
+        memory_after=after,
+        kv_cache_bytes=kv_cache_bytes(backbone.anatomy, cell.plan.contexts * context, backbone.dtype)
+        if cell.shares
+        else 0,
+        storage_bytes=stored_bytes(cell.method, run.adaptation, cell.stored),
+        storage_paper=paper.storage(run.adaptation.trainable or cell.stored),
         notes=_notes(backbone, context, lengths),
     )
 
@@ -188,8 +233,14 @@ def break_even(tuned: Spent, prompted: Spent) -> BreakEven:
     return BreakEven(
         tuned=f"{tuned.method} on {tuned.model}",
         prompted=f"{prompted.method} on {prompted.model}, {prompted.shots} shots",
-        measured=_up(paper.break_even(tuned.adapt.measured, prompted.predict.measured, tuned.predict.measured)),
-        paper=_up(paper.break_even(tuned.adapt.paper, prompted.predict.paper, tuned.predict.paper)),
+        measured=_up(
+            paper.break_even(
+                tuned.adapt.measured - prompted.adapt.measured, prompted.predict.measured, tuned.predict.measured
+            )
+        ),
+        paper=_up(
+            paper.break_even(tuned.adapt.paper - prompted.adapt.paper, prompted.predict.paper, tuned.predict.paper)
+        ),
         cached=_up(cached),
         has_cache=prompted.once is not None,
         same_cost_paper=tuned.adapt.paper / prompted.predict.paper,

@@ -119,7 +119,7 @@ def rows(sources: Sources) -> tuple[list[Row], list[Spent]]:
 
 
 def _stored(cell: Cell) -> int:
-    return stored_bytes(cell.method, cell.run.adaptation, cell.context)
+    return stored_bytes(cell.method, cell.run.adaptation, cell.stored)
 
 
 def _icl_readings(sources: Sources, model: str) -> dict[str, float]:

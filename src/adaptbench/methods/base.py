@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
-from adaptbench.methods.contexts import Contexts
+from adaptbench.methods.contexts import Contexts, ReadingPlan
 from adaptbench.methods.delta import Delta
 from adaptbench.methods.norms import train_norms
 from adaptbench.models.anatomy import Anatomy
@@ -132,6 +132,10 @@ class Method:
     def missing(self) -> str | None:
         """What it needs from disk and does not find, with what to do about it; asked before a model is loaded."""
         return None
+
+    def plan(self, shots: int) -> ReadingPlan:
+        """What a prediction reads with so many shots: the prompt alone, unless demonstrations come before it."""
+        return ReadingPlan()
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         """The untrained adaptation. On a meta backbone it has no storage: for counting."""

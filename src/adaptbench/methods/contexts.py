@@ -12,6 +12,19 @@ Context = tuple[int, ...]  # token ids
 
 
 @dataclass(frozen=True)
+class ReadingPlan:
+    """What a prediction reads, as far as it is known before any text is: for prices."""
+
+    demonstrations: int = 0  # before the prompt, in one pass
+    contexts: int = 1  # passes over the prompt, each after demonstrations of its own
+    budget: int | None = None  # most tokens of demonstrations in a pass
+    shareable: bool = False  # all prompts have the same demonstrations, so that they could be read once,
+    shared: bool = False  # and they are
+    channel: bool = False  # a pass for every choice, in which the input is scored
+    content_free: int = 0  # inputs that say nothing, read once for all prompts
+
+
+@dataclass(frozen=True)
 class Contexts:
     """One run's contexts: a prompt is read after each of its contexts, and the answers are averaged."""
 

@@ -11,7 +11,7 @@ from adaptbench.data.fewshot import FewShotSet
 from adaptbench.data.templates import NotApplicable, Prompt, Template
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, Method, register
-from adaptbench.methods.contexts import Context, Contexts
+from adaptbench.methods.contexts import Context, Contexts, ReadingPlan
 from adaptbench.methods.neighbours import nearest
 from adaptbench.models.backbone import Backbone
 from adaptbench.training.stream import DRAWN, evaluation_prompts, render
@@ -66,6 +66,19 @@ class InContextLearning(Method):
     def by_prompt(self) -> bool:
         """Every prompt has a context of its own."""
         return self.neighbours is not None or self.order == "nearest_last"
+
+    def plan(self, shots: int) -> ReadingPlan:
+        shown = min(shots, self.neighbours or shots)
+        each_alone = self.strategy == "ensemble"
+        return ReadingPlan(
+            demonstrations=1 if each_alone else shown,
+            contexts=shown if each_alone else 1,
+            budget=self.budget,
+            shareable=not self.by_prompt,
+            shared=self.cached,
+            channel=self.channel,
+            content_free=len(self.content_free) if self.calibrated else 0,
+        )
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         return Adaptation(backbone, seeds, contexts=[Contexts(shared=self.cached) for _ in seeds])

@@ -27,6 +27,7 @@ class Reading:
     context: Context
     encoded: Encoded  # the context included
     shared: bool = False  # the context's keys and values are computed once for all prompts
+    turn: int = 0  # which of the prompt's contexts; two may hold the same words
     content_free: bool = False  # read to calibrate the others; equal ones are read once
     choice: int | None = None  # the channel reads every choice by itself; what is scored is the input
 
@@ -38,8 +39,8 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
         return [Reading(index, (), encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
     contexts, found = adaptation.contexts[run], []
     for index, prompt in enumerate(prompts):
-        for context in contexts.find(prompt):
-            read = partial(Reading, index, context, shared=contexts.shared)
+        for turn, context in enumerate(contexts.find(prompt)):
+            read = partial(Reading, index, context, shared=contexts.shared, turn=turn)
             if contexts.channel:
                 found += [read(encoded, choice=c) for c, encoded in enumerate(flipped(backbone, prompt, context))]
                 continue
@@ -92,13 +93,12 @@ def _in_context(
         with shared_context(adaptation.backbone, context) if context else nullcontext():
             (scores,) = _score(adaptation.backbone, after, 1, batch_size, progress, already_read=len(context))
         scored |= {(context, key): score for key, score in zip(rows, scores, strict=True)}
-    by_context: list[dict[Context, list[tuple[Reading, ChoiceScores]]]] = [{} for _ in prompts]
+    by_turn: list[dict[int, list[tuple[Reading, ChoiceScores]]]] = [{} for _ in prompts]
     for reading in every:
         score = scored[reading.context if reading.shared else (), _key(reading.encoded)]
-        by_context[reading.prompt].setdefault(reading.context, []).append((reading, score))
+        by_turn[reading.prompt].setdefault(reading.turn, []).append((reading, score))
     return [
-        averaged([_answer(prompt, read) for read in own.values()])
-        for prompt, own in zip(prompts, by_context, strict=True)
+        averaged([_answer(prompt, read) for read in own.values()]) for prompt, own in zip(prompts, by_turn, strict=True)
     ]
 
 
