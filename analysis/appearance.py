@@ -41,7 +41,7 @@ LOOKS = {
     "full_ft": Look("Full fine-tuning", INK, "D", "full", size=0.9),
     "zero_shot": Look("Zero-shot", "#7F8794", "o", "zero_shot"),
     "icl": Look("ICL", "#A0408F", ">", "icl", size=1.1),
-    "icl_cached": Look("ICL, demonstrations read once", "#A0408F", "v", "icl"),
+    "icl_cached": Look("ICL, read once", "#A0408F", "v", "icl"),
     "icl_ensemble": Look("Ensemble ICL", "#A0408F", "<", "icl", size=1.1),
 }
 # Settings that only an ablation compares (analysis/ablations.py); the main tables leave them out.

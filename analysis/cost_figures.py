@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from analysis.appearance import look
 from analysis.charts import ITEMS, Bars, Stack, Tally, break_even, stacked
-from analysis.figures import Line, Panel, Point, ours
+from analysis.figures import Line, Panel, Point, best_known, ours
 from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
 from analysis.tables import short
@@ -42,6 +42,7 @@ def training_flops(summary: Summary) -> tuple[Panel, Panel]:
         summary,
         lambda arm: arm.typical("flops.adapt.measured"),
         "FLOPs to adapt, counted (levels: nothing is trained)",
+        best_known(summary),
     )
     return left, theirs("flops_training", "FLOPs to adapt, by the paper's formula")
 
@@ -51,7 +52,10 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
 
     def panel(phase: str) -> Panel:
         drawn = ours(
-            summary, lambda arm: arm.highest(f"memory.{phase}.peak_bytes"), f"Peak memory to {phase}, bytes of tensors"
+            summary,
+            lambda arm: arm.highest(f"memory.{phase}.peak_bytes"),
+            f"Peak memory to {phase}, bytes of tensors",
+            best_known(summary),
         )
         return replace(drawn, x_text=bytes_text)
 
@@ -60,7 +64,7 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
 
 def storage(summary: Summary) -> tuple[Panel, Panel]:
     """Accuracy against what has to be stored for a task beside the model."""
-    left = ours(summary, lambda arm: arm.typical("storage.bytes"), "Bytes to store for a task")
+    left = ours(summary, lambda arm: arm.typical("storage.bytes"), "Bytes to store for a task", best_known(summary))
     right = theirs("disk", "Bytes to store for a task")
     return replace(left, x_text=bytes_text), replace(right, x_text=bytes_text)
 

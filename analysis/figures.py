@@ -26,6 +26,8 @@ from analysis.tables import short
 
 PAGE = "#fefefe"  # the background; like INK a colour of its own, so that the report can swap it in dark mode
 GREY = "#8a93a3"
+CROWD = 8  # parameter-efficient methods that a cost axis has room for
+BEST_KNOWN = ("t_few", "ia3", "lora", "adapter", "prefix", "bitfit", "prompt_10")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 9,
@@ -223,25 +225,40 @@ def main_model(summary: Summary) -> str:
     return Counter(arm.model for arm in summary.arms).most_common(1)[0][0]
 
 
-def ours(summary: Summary, x_of: Callable[[Arm], float | None], x_label: str) -> Panel:
-    """Every arm: a point where it has a place on the x axis, else a level; zero-shot is always a level, too."""
+def best_known(summary: Summary) -> list[Arm]:
+    """All arms, or where many parameter-efficient methods ran, of these the best known: on cost axes they coincide."""
+    peft = [arm for arm in summary.arms if arm.family == "peft"]
+    return [a for a in summary.arms if len(peft) <= CROWD or a.family != "peft" or a.method in BEST_KNOWN]
+
+
+def ours(
+    summary: Summary, x_of: Callable[[Arm], float | None], x_label: str, arms: Sequence[Arm] | None = None
+) -> Panel:
+    """Every arm: a point where it has a place on the x axis, else a level: the main model's zero-shot, the best ICL."""
     main = main_model(summary)
     points, lines = [], [Line(100 * summary.mean_chance, "chance", GREY, ":")]
-    for arm in summary.arms:
+    levels: dict[str, Arm] = {}
+    for arm in summary.arms if arms is None else arms:
         if arm.accuracy is None or arm.interval is None:
             continue
         x, y = x_of(arm), 100 * arm.accuracy
-        label = arm.name if arm.model == main else f"{arm.name} · {arm.model}"
         if x is not None and x > 0:
             low, high = arm.interval
             seeds = [100 * score for score in arm.by_seed.values()]
-            points.append(Point(x, y, label, arm.look, 100 * low, 100 * high, seeds, arm.model != main))
-        if arm.family == "zero_shot" or x == 0:
-            text = "" if x else label
-            lines.append(Line(y, text, arm.look.colour, "--" if arm.family == "zero_shot" else "-."))
-    others = [model for model in summary.models if model != main]
-    hollow = f" (hollow: {', '.join(others)})" if others else ""
+            points.append(Point(x, y, label(arm, main), arm.look, 100 * low, 100 * high, seeds, arm.model != main))
+        if (arm.family == "zero_shot" and arm.model == main) or (arm.family != "zero_shot" and x == 0):
+            best = levels.get(arm.family)
+            if best is None or (arm.covers_all, arm.accuracy) > (best.covers_all, best.accuracy or 0):
+                levels[arm.family] = arm
+    for family, arm in levels.items():
+        text = "" if x_of(arm) else label(arm, main)
+        lines.append(Line(100 * (arm.accuracy or 0), text, arm.look.colour, "--" if family == "zero_shot" else "-."))
+    hollow = "; hollow: other models" if len(summary.models) > 1 else ""
     return Panel(f"Measured here: {main}{hollow}", x_label, points, lines)
+
+
+def label(arm: Arm, main: str) -> str:
+    return arm.name if arm.model == main else f"{arm.name} · {arm.model.removeprefix('micro_')}"
 
 
 def share_text(value: float, _: object = None) -> str:
@@ -267,7 +284,7 @@ def figure3(summary: Summary) -> tuple[Panel, Panel]:
     def flops(arm: Arm) -> float | None:
         return arm.typical("flops.predict.measured") or arm.typical("flops.predict.paper")
 
-    left = ours(summary, flops, "FLOPs per prediction, counted")
+    left = ours(summary, flops, "FLOPs per prediction, counted", best_known(summary))
     table = published_table1()
     methods = list(table["method"])
     points, lines = [], []

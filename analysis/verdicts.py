@@ -62,17 +62,16 @@ def tuned_methods(summary: Summary) -> list[str]:
 
 def standing(summary: Summary, reference: Arm, others: list[Arm]) -> str:
     """Which arms lie above a reference, which below, and which cannot be told apart from it, in paired runs."""
-    sides: dict[str, list[str]] = {"above": [], "below": [], "apart": []}
+    sides: dict[str, list[str]] = {"Above it": [], "Below it": [], "Not told apart from it": []}
     for arm in sorted(others, key=lambda arm: -(arm.accuracy or 0)):
         pair = summary.compare(arm, reference)
         if pair is None:
             continue
         bounds = f"{summary.title(arm)} ({signed(pair.difference)}; {signed(pair.low)} to {signed(pair.high)})"
-        sides[("above" if pair.difference > 0 else "below") if pair.told_apart else "apart"].append(bounds)
-    told = [f"{side} it {'; '.join(arms)}" for side, arms in sides.items() if arms and side != "apart"]
-    if sides["apart"]:
-        told.append(f"not told apart from it {'; '.join(sides['apart'])}")
-    return f"Against {summary.title(reference)} ({accuracy(reference)}), in points of paired runs: {'. '.join(told)}."
+        side = ("Above it" if pair.difference > 0 else "Below it") if pair.told_apart else "Not told apart from it"
+        sides[side].append(bounds)
+    told = [f"{side}: {', '.join(arms)}." for side, arms in sides.items() if arms]
+    return f"Against {summary.title(reference)}, {accuracy(reference)}, in points of paired runs. {' '.join(told)}"
 
 
 def leader(summary: Summary, tuned: Arm) -> str:
@@ -84,9 +83,9 @@ def leader(summary: Summary, tuned: Arm) -> str:
 
 
 def best(summary: Summary, family: str) -> Arm | None:
-    """The arm of highest accuracy of a family, among those that ran on every data set."""
+    """The arm of highest accuracy of a family, the cheapest of equals, among those that ran on every data set."""
     arms = [arm for arm in summary.arms if arm.family == family and arm.covers_all and arm.accuracy is not None]
-    return max(arms, key=lambda arm: arm.accuracy or 0, default=None)
+    return max(arms, key=lambda a: (a.accuracy or 0, -(a.typical("flops.predict.measured") or 0)), default=None)
 
 
 def versus(summary: Summary, tuned: Arm, rival: Arm) -> str:

@@ -124,12 +124,12 @@ def test_headlines_follow_the_data(tmp_path):
 
 def test_claims_say_on_which_side_of_a_reference_each_method_lies(summary):
     against_prompts = claims(summary)["figure3"][0]
-    assert re.search(r"below it [^.]*ICL · micro_gpt_l \(−\d", against_prompts)
+    assert re.search(r"Below it: .*ICL · micro_gpt_l \(−\d", against_prompts)
     against_full = claims(summary)["figure2"][0]
     (full,) = (arm for arm in summary.arms if arm.method == "full_ft")
     for arm in (arm for arm in summary.arms if arm.family == "peft"):
         pair = summary.compare(arm, full)
-        side = ("above it" if pair.difference > 0 else "below it") if pair.told_apart else "not told apart from it"
+        side = ("Above it" if pair.difference > 0 else "Below it") if pair.told_apart else "Not told apart from it"
         assert against_full.count(summary.title(arm)) == 1
         assert against_full.index(side) < against_full.index(summary.title(arm))
 
