@@ -1,9 +1,11 @@
 """From the files of one experiment to data frames: the records, the failures, and who answered which item right.
 
-Reads `records/*.json`, `failures/*.json` and `predictions/*.parquet` and nothing else. A record is one finished run
-(method x model x dataset x seed) with dotted keys; its columns keep those names.
+Reads `records/*.json`, `failures/*.json` and `predictions/*.parquet`, or what analysis.archive has made of them, and
+nothing else. A record is one finished run (method x model x dataset x seed) with dotted keys; its columns keep those
+names.
 """
 
+import gzip
 import json
 import math
 from collections.abc import Iterator
@@ -53,6 +55,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_all(folder: Path, kind: str) -> list[tuple[dict[str, Any], Path]]:
+    """Every record or failure of an experiment with the file it stands in: one each, or all in an archive's one."""
+    packed = folder / f"{kind}.jsonl.gz"
+    if not packed.is_file():
+        return [(read_json(path), path) for path in sorted((folder / kind).glob("*.json"))]
+    try:
+        with gzip.open(packed, "rt", encoding="utf-8") as lines:
+            return [(json.loads(line), packed) for line in lines]
+    except (OSError, ValueError, EOFError) as error:
+        raise ReportError(f"{packed}: not readable as lines of JSON ({error})") from error
+
+
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -78,7 +92,7 @@ def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
             raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number or null")
         if record[key] is not None and not math.isfinite(record[key]):
             record[key] = None
-    if record["run_id"] != path.stem:
+    if path.suffix == ".json" and record["run_id"] != path.stem:
         raise ReportError(f"{path}: holds run_id {record['run_id']!r}, expected the file's own name")
     return record
 
@@ -128,7 +142,7 @@ def load_records(folder: Path) -> pd.DataFrame:
 
     Records of an older schema answer questions that have since been asked anew: they are left out.
     """
-    records = [validate(read_json(path), path) for path in sorted((folder / "records").glob("*.json"))]
+    records = [validate(record, path) for record, path in read_all(folder, "records")]
     newest = max((record["schema"] for record in records), default=0)
     records = [record for record in records if record["schema"] == newest]
     name_variants(records)
@@ -143,8 +157,7 @@ def load_records(folder: Path) -> pd.DataFrame:
 def load_failures(folder: Path, finished: set[str]) -> pd.DataFrame:
     """One row per run that failed and has no record since."""
     rows = []
-    for path in sorted((folder / "failures").glob("*.json")):
-        failure = read_json(path)
+    for failure, path in read_all(folder, "failures"):
         if absent := [key for key in ("run_id", "method", "model", "dataset", "seed", "error") if key not in failure]:
             raise ReportError(f"{path}: not a failure report, missing {', '.join(absent)}")
         if failure["run_id"] not in finished:
@@ -202,10 +215,22 @@ class Experiment:
     _outcomes: dict[str, pd.DataFrame | None] = field(default_factory=dict, repr=False)
 
     @cached_property
+    def packed_outcomes(self) -> dict[str, pd.DataFrame] | None:
+        """Run -> its outcomes, where the folder is an archive."""
+        path = self.folder / "outcomes.parquet"
+        if not path.is_file():
+            return None
+        frame = pd.read_parquet(path).astype({"run_id": str, "uid": str})
+        groups = frame.set_index("uid").groupby("run_id", sort=False)
+        return {str(run_id): group[list(NORMS)] for run_id, group in groups}
+
+    @cached_property
     def name(self) -> str:
         return ", ".join(sorted({*self.records["experiment"], *self.unscored["experiment"]})) or self.folder.name
 
     def outcomes(self, run_id: str) -> pd.DataFrame | None:
+        if run_id not in self._outcomes and self.packed_outcomes is not None:
+            self._outcomes[run_id] = self.packed_outcomes.get(run_id)
         if run_id not in self._outcomes:
             found = read_predictions(self.folder / "predictions" / f"{run_id}.parquet")
             self._outcomes[run_id] = None if found is None or found.empty else outcomes(found)
@@ -222,5 +247,5 @@ def load(folder: Path) -> Experiment:
         failed = f" ({len(failures)} failed; the first: {failures['error'].iloc[0]})" if len(failures) else ""
         raise ReportError(f"{folder}: no finished run in records/*.json{failed}")
     unscored = records["score"].isna()
-    outdated = len(list((folder / "records").glob("*.json"))) - len(records)
+    outdated = len(read_all(folder, "records")) - len(records)
     return Experiment(folder, records[~unscored].reset_index(drop=True), failures, records[unscored], outdated)

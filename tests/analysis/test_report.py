@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import charts, cost_figures, figures, report, tables
+from analysis import archive, charts, cost_figures, figures, report, tables
 from analysis.collect import load, outcomes
 from analysis.published import published_table4
 from analysis.summary import summarise
@@ -195,6 +195,28 @@ def test_records_of_an_older_version_are_left_out(tmp_path):
     summary = summarise(load(tmp_path))
     assert summary.datasets == ["micro_wsc"]
     assert "1 records were made by an older version and are left out." in summary.notes
+
+
+def test_an_archive_reports_the_same_to_the_last_byte(tmp_path):
+    made = write_experiment(tmp_path / "made", methods=("ia3", "icl"), datasets=("micro_wsc", "micro_cb"), seeds=(0, 1))
+    write_failure(made, "lost")
+    report.build(made)
+    assert archive.main([str(made), str(tmp_path / "kept")]) == 0
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "records.jsonl.gz", "failures.jsonl.gz", "outcomes.parquet",
+    }  # fmt: skip
+    report.build(tmp_path / "kept")
+    pages = [(folder / "report.html").read_text().replace(folder.name, "") for folder in (made, tmp_path / "kept")]
+    assert pages[0] == pages[1]
+    first = (tmp_path / "kept" / "records.jsonl.gz").read_bytes()
+    archive.pack(tmp_path / "kept", tmp_path / "again")
+    assert (tmp_path / "again" / "records.jsonl.gz").read_bytes() == first
+
+
+def test_a_broken_archive_is_one_line(tmp_path, capsys):
+    (tmp_path / "records.jsonl.gz").write_bytes(b"no gzip")
+    assert report.main([str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_labels_do_not_overlap(summary):
