@@ -206,8 +206,7 @@ def test_an_archive_reports_the_same_to_the_last_byte(tmp_path):
         "records.jsonl.gz", "failures.jsonl.gz", "outcomes.parquet",
     }  # fmt: skip
     report.build(tmp_path / "kept")
-    pages = [(folder / "report.html").read_text().replace(folder.name, "") for folder in (made, tmp_path / "kept")]
-    assert pages[0] == pages[1]
+    assert (tmp_path / "kept" / "report.html").read_bytes() == (made / "report.html").read_bytes()
     first = (tmp_path / "kept" / "records.jsonl.gz").read_bytes()
     archive.pack(tmp_path / "kept", tmp_path / "again")
     assert (tmp_path / "again" / "records.jsonl.gz").read_bytes() == first
