@@ -13,7 +13,7 @@ from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.runner import run_cell
 from experiments.dry_run import Estimate, estimate
-from experiments.progress import cell_progress
+from experiments.progress import be_silent, cell_progress
 
 failed: list[str] = []  # one entry for every run that failed
 priced: list[tuple[Estimate, float]] = []  # dry run: the bill of every cell, and the teraFLOP/s it assumes
@@ -57,6 +57,7 @@ def _run_quietly(composed: DictConfig) -> tuple[list[str], list[InputError]]:
     """In a worker: what went wrong goes back to the parent, which has the progress bar."""
     register_schemas()
     composed.progress = False
+    be_silent()
     failed.clear()
     refused.clear()
     run_composed(composed)

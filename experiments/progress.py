@@ -9,6 +9,13 @@ from tqdm import tqdm
 from adaptbench.config import Config
 
 _sweep: tqdm | None = None
+_silent = False
+
+
+def be_silent() -> None:
+    """In a worker process: the parent has the bar."""
+    global _silent
+    _silent = True
 
 
 def announce(configs: Sequence[Config], missing: int) -> None:
@@ -40,6 +47,9 @@ def sweep_progress(runs: int, show: bool = True) -> Iterator[tqdm]:
 @contextmanager
 def cell_progress(config: Config) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
     """How a cell reports: a function to count one run, and one to print a line (a sweep's bar says enough)."""
+    if _silent:
+        yield (lambda: None), (lambda _line: None)
+        return
     if _sweep is not None:
         _sweep.set_postfix_str(f"{config.method.name} {config.model.name} {config.dataset.name}", refresh=False)
         yield _count(_sweep), lambda _line: None
