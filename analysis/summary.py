@@ -307,6 +307,17 @@ def remarks(summary: Summary, doubts: dict[str, list[str]]) -> list[str]:
         )
     if summary.experiment.outdated:
         notes.append(f"{summary.experiment.outdated} records were made by an older version and are left out.")
+    shown = records.get("provenance.demonstrations", pd.Series(np.nan, index=records.index)).astype(float)
+    if len(fewer := records[shown < records["shots"]]):
+        who = listed(f"{look(m).label} on {d}" for m, d in zip(fewer["method"], fewer["dataset"], strict=True))
+        least = int(fewer["provenance.demonstrations"].min())
+        notes.append(
+            f"{len(fewer)} runs showed fewer demonstrations than shots, for want of room or by choice: {who}; "
+            f"the fewest {least}."
+        )
+    if "n_truncated" in records and len(cut := records[records["n_truncated"] > 0]):
+        who = listed(f"{look(m).label} on {d}" for m, d in zip(cut["method"], cut["dataset"], strict=True))
+        notes.append(f"In {len(cut)} runs some prompts were too long and lost a part: {who}.")
     for measure in MEASURES:
         absent = records[records[measure].isna()]
         if len(absent):

@@ -186,7 +186,7 @@ def costs(summary: Summary) -> Table:
 
 
 def machine(summary: Summary) -> Table:
-    """Peak memory and time: true of the machine the runs were made on."""
+    """Peak memory, counted, and time, true of the machine the runs were made on."""
     rows, numbers = [], []
     for arm in summary.arms:
         peaks = {f"peak_bytes_{phase}": arm.highest(f"memory.{phase}.peak_bytes") for phase in ("adapt", "predict")}
@@ -195,8 +195,10 @@ def machine(summary: Summary) -> Table:
         numbers.append({"method": arm.method, "model": arm.model, "variant": arm.variant, **peaks, **times})
     columns = [("", "Method"), ("", "Model")]
     columns += [(group, phase) for group in ("Peak memory to", "Time to") for phase in ("adapt", "predict")]
-    notes = ["Memory: the largest peak of any run. Time: mean over datasets of the median over seeds, per run."]
-    title = "Memory and time on this machine"
+    notes = [
+        "Memory: the largest peak of tensors in any run. Time: mean over datasets of the median over seeds, per run."
+    ]
+    title = "Memory, counted, and time on this machine"
     return Table("machine", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 ABSENT = "n/a"
-POWER = re.compile(r"(\d(?:\.\d+)?)e(-?\d+)")
+POWER = re.compile(r"(?<![\w.])(\d(?:\.\d+)?)e(-?\d+)(?!\w)")
 SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 

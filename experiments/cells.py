@@ -47,21 +47,23 @@ def run_in_parallel(cells: Sequence[DictConfig], workers: int) -> Iterator[int]:
     with ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),)) as pool:
         waiting = {pool.submit(_run_quietly, cell): len(cell.seeds) for cell in cells}
         for done in as_completed(waiting):
-            lost, errors = done.result()
+            lost, errors, bills = done.result()
             failed.extend(lost)
             refused.extend(errors)
+            priced.extend(bills)
             yield waiting[done]
 
 
-def _run_quietly(composed: DictConfig) -> tuple[list[str], list[InputError]]:
-    """In a worker: what went wrong goes back to the parent, which has the progress bar."""
+def _run_quietly(composed: DictConfig) -> tuple[list[str], list[InputError], list[tuple[Estimate, float]]]:
+    """In a worker: what went wrong, or what it would cost, goes back to the parent, which has the progress bar."""
     register_schemas()
     composed.progress = False
     be_silent()
     failed.clear()
     refused.clear()
+    priced.clear()
     run_composed(composed)
-    return list(failed), list(refused)
+    return list(failed), list(refused), list(priced)
 
 
 def _die_with(parent: int, every: float = 1.0, exit_now: Callable[[int], None] = os._exit) -> None:

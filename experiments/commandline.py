@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,7 +48,7 @@ def one_clear_line() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: Hydra would print them over many lines
     try:
         yield
-    except (InputError, HydraException, OmegaConfBaseException) as error:
+    except (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
         sys.exit(2)
 

@@ -36,7 +36,7 @@ from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
 from experiments.bill_text import as_json, table
-from experiments.commandline import CONF, one_clear_line, take_option
+from experiments.commandline import CONF, one_clear_line, program_arguments, take_option
 
 BY_HAND = {
     "input_tokens": "input",
@@ -108,7 +108,11 @@ def take_numbers(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[str
 
 def _composed(overrides: list[str]) -> Config:
     with initialize_config_dir(CONF, version_base="1.3"):
-        return resolve(compose("config", ["recipe=tfew", *(part for one in overrides for part in _any_model(one))]))
+        return resolve(
+            compose(
+                "config", program_arguments(["recipe=tfew", *(part for one in overrides for part in _any_model(one))])
+            )
+        )
 
 
 def _any_model(override: str) -> list[str]:

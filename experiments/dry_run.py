@@ -18,12 +18,12 @@ from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import meta_backbone, resolve_path
+from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
 from adaptbench.runner import Cell, prepare_cell
 from adaptbench.training.stream import DRAWN
 
 CHARACTERS_PER_TOKEN = 4  # of English text under a sub-word vocabulary of some 32,000 tokens
-ROUND = 16  # lengths are rounded up to multiples, so that few shapes have to be priced
+ROUND = 16
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def estimate(config: Config) -> Estimate:
     """Price a cell: the FLOPs that all its seeds would spend, and the hours at `gpu_tflops` sustained."""
     cell = prepare_cell(config)
     counter, how = _counter(config.model.path)
-    limit = config.model.max_length or 512
     prices = _prices(repr(config.method), _Wish(config))
+    limit = _limit(config, prices.backbone)
     scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
     once, predict = _prediction(cell, counter, limit, prices)
     adapt = (_training(cell, counter, limit, prices) + once) * len(config.seeds)
@@ -81,38 +81,54 @@ def _training(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> int:
     steps, size = getattr(cell.config.method, "steps", 0), cell.config.recipe.batch_size
     if not steps:
         return 0
-    shapes = [_shape([prompt], counter, limit) for prompt in _few_shot_prompts(cell)]
+    shapes = [_shape(prompt, counter, limit, prices.backbone) for prompt in _few_shot_prompts(cell)]
     rng = np.random.default_rng(0)
     drawn = [[shapes[index] for index in rng.integers(len(shapes), size=size)] for _ in range(64)]
     mean = np.mean([prices.train(_padded(batch)) for batch in drawn])
-    return round(steps * float(mean))
+    search = np.mean([prices.train(shape) for shape in shapes]) if cell.config.method.searches else 0
+    return round(steps * float(mean) + len(cell.few_shot_sets[0].examples) * float(search))
 
 
 def _prediction(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> tuple[int, int]:
     """FLOPs that one run reads in advance, and those of all its predictions."""
     plan = cell.config.method.plan(len(cell.few_shot_sets[0].examples))
-    rows = [_shape([prompt], counter, limit) for prompt in cell.prompts]
-    context = _context(cell, plan, counter, limit - max(row.source for row in rows))
-    if plan.channel:  # every choice is read by itself, and the prompt scored after it
-        rows = [Shape(1, row.target, 1, row.source) for row in rows for _ in range(row.choices)]
+    rows = [_shape(prompt, counter, limit, prices.backbone) for prompt in cell.prompts]
+    room = limit - max(row.source + row.target for row in rows)
+    if cell.config.model.overlong == "truncate":
+        room = max(room, limit // 2)
+    contexts = {name: _context(cell, name, plan, counter, room) for name in {one.template for one in cell.prompts}}
 
-    def price(row: Shape) -> int:
+    def price(read: tuple[Shape, int]) -> int:
+        row, context = read
         if plan.shared:
             return plan.contexts * prices.predict_after(row, context)
-        return plan.contexts * prices.predict(replace(row, source=context + row.source))
+        return plan.contexts * prices.predict(replace(row, source=min(limit, context + row.source)))
 
-    predict = total(price, rows)
-    once = plan.contexts * prices.read_once(context) if plan.shared and context else 0
-    return once + round(plan.content_free * predict / len(rows)), predict
+    reads = [
+        (part, contexts[prompt.template])
+        for prompt, row in zip(cell.prompts, rows, strict=True)
+        for part in ([Shape(1, row.target, 1, row.source)] * row.choices if plan.channel else [row])
+    ]
+    predict = total(price, reads)
+    once = sum(plan.contexts * prices.read_once(tokens) for tokens in contexts.values() if plan.shared and tokens)
+    different = len({(prompt.template, prompt.choices) for prompt in cell.prompts})
+    return once + round(plan.content_free * different * predict / len(cell.prompts)), predict
 
 
-def _context(cell: Cell, plan: ReadingPlan, counter: Any, room: int) -> int:
-    """Tokens of demonstrations that stand before a prompt in one pass, as far as there is room for them."""
+def _context(cell: Cell, template: str, plan: ReadingPlan, counter: Any, room: int) -> int:
+    """Tokens of whole demonstrations that stand before a prompt in one pass, as many as there is room for."""
     if not plan.demonstrations:
         return 0
-    shapes = [_shape([prompt], counter, room) for prompt in _few_shot_prompts(cell)]
-    per_shot = float(np.mean([shape.source + shape.target for shape in shapes]))
-    return max(0, min(round(per_shot * plan.demonstrations), room, plan.budget or room))
+    separator = getattr(cell.config.method, "separator", "")
+    shown = [
+        counter(f"{prompt.input} {prompt.choices[prompt.label]}{separator}")
+        for prompt in _few_shot_prompts(cell)
+        if prompt.template == template
+    ]
+    if not shown:
+        return 0
+    mean = float(np.mean(shown))
+    return round(mean * min(plan.demonstrations, max(0, min(room, plan.budget or room)) // mean))
 
 
 def _few_shot_prompts(cell: Cell) -> list[Prompt]:
@@ -127,13 +143,15 @@ def _few_shot_prompts(cell: Cell) -> list[Prompt]:
     return found
 
 
-def _shape(prompts: Sequence[Prompt], counter: Any, limit: int) -> Shape:
-    return Shape(
-        rows=len(prompts),
-        source=min(limit, max(_up(counter(prompt.input)) for prompt in prompts)),
-        choices=max(len(prompt.choices) for prompt in prompts),
-        target=max(counter(choice) for prompt in prompts for choice in prompt.choices),
-    )
+def _shape(prompt: Prompt, counter: Any, limit: int, backbone: Backbone) -> Shape:
+    """The sizes of a prompt alone, virtual tokens included.
+
+    Where choices cannot share a pass every shape is counted by itself: lengths are rounded up, so that they are few.
+    """
+    source = counter(prompt.input) + backbone.virtual_tokens
+    if not backbone.packs_choices:
+        source = -(-source // ROUND) * ROUND
+    return Shape(1, min(limit, source), len(prompt.choices), max(map(counter, prompt.choices)))
 
 
 def _padded(batch: Sequence[Shape]) -> Shape:
@@ -145,8 +163,11 @@ def _padded(batch: Sequence[Shape]) -> Shape:
     )
 
 
-def _up(tokens: int) -> int:
-    return -(-tokens // ROUND) * ROUND
+def _limit(config: Config, backbone: Backbone) -> int:
+    """Most tokens of an input: as configured, the model's positions, or the T5 tokenizers' 512."""
+    own: Any = backbone.model.config
+    positions = getattr(own, "max_position_embeddings", None) or getattr(own, "n_positions", None)
+    return config.model.max_length or (positions if positions and not backbone.is_encoder_decoder else 512)
 
 
 @lru_cache(maxsize=4)
@@ -168,7 +189,8 @@ class _Wish:
         self.config = config
 
     def __hash__(self) -> int:
-        return hash((self.config.model.name, self.config.model.dtype, repr(self.config.recipe.losses)))
+        model = self.config.model
+        return hash((model.name, model.path, model.dtype, repr(model.shape), repr(self.config.recipe.losses)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Wish) and hash(self) == hash(other)

@@ -20,11 +20,11 @@ from adaptbench.config import Config, register_schemas, resolve
 from adaptbench.costs.ledger import ledger_for
 from adaptbench.costs.measured import accelerator_peak, process_peak, resident
 from adaptbench.methods.base import Adaptation, TrainedMethod
-from adaptbench.models.backbone import load_backbone
+from adaptbench.models.backbone import load
 from adaptbench.runner import prepare_cell
 from adaptbench.scoring.evaluate import evaluate, readings
 from experiments.bill_text import size
-from experiments.commandline import CONF, one_clear_line, take_option
+from experiments.commandline import CONF, one_clear_line, program_arguments, take_option
 
 STEPS, PROMPTS = 3, 8
 Found = dict[str, object]
@@ -65,12 +65,11 @@ def measure(overrides: list[str], phase: str) -> Found:
     """One phase in this process: the measured peak and the tensors' count at the same shapes."""
     register_schemas()
     with initialize_config_dir(CONF, version_base="1.3"):
-        config = resolve(compose("config", overrides))
+        config = resolve(compose("config", program_arguments(overrides)))
     config = replace(config, seeds=config.seeds[:1], limit=PROMPTS, progress=False)
     before = resident()
-    model = config.model
     cell = prepare_cell(config)
-    backbone = load_backbone(model.name, model.path, model.dtype, model.max_length, config.device)
+    backbone = load(config.model, config.device)
     method = config.method
     if isinstance(method, TrainedMethod):
         method = replace(method, steps=STEPS)
@@ -84,9 +83,8 @@ def measure(overrides: list[str], phase: str) -> Found:
         evaluate(adaptation, cell.prompts, batch_size=1)
 
     if phase == "predict":
-        untrained = method
         if isinstance(method, TrainedMethod):  # its memory must not be that of training
-            adaptation = untrained.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets])
+            adaptation = method.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets]).folded()
         else:
             adapt()
     measured, how = _peak(predict if phase == "predict" else adapt, backbone.device, before)

@@ -43,7 +43,7 @@ from adaptbench.methods.ia3 import IA3
 from adaptbench.microworld import corpus, world
 from adaptbench.microworld.models import gpt_model, t5_model
 from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
-from adaptbench.models.backbone import load_backbone
+from adaptbench.models.backbone import load, load_backbone
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm
 from experiments.commandline import CONF, one_clear_line
@@ -94,17 +94,7 @@ def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
 def ia3_on_mixture(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     """(IA)^3 on any frozen model, trained on the right answers of a mixture of data sets (paper, section 3.4)."""
     config, mixture = composed(recipe)
-    model = config.model
-    backbone = load_backbone(
-        model.name,
-        model.path,
-        model.dtype,
-        model.max_length,
-        config.device,
-        overlong=model.overlong,
-        device_map=model.device_map,
-        quantization=model.quantization,
-    )
+    backbone = load(config.model, config.device)
     delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
     assert delta is not None
 

@@ -130,7 +130,7 @@ class Config:
     """`random`: one per example, as in the paper; a template's name; or `all`: every one is scored."""
     norm: str = "token"
     """Length normalisation of choice scores: token, none, character, byte."""
-    eval_batch_size: int = 64
+    eval_batch_size: int = 128
     device: str = "auto"
     output: str = MISSING
     keep_adapters: bool = True

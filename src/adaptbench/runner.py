@@ -21,7 +21,7 @@ from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
-from adaptbench.models.backbone import load_backbone
+from adaptbench.models.backbone import load
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, chance, items, not_finite, table
@@ -59,7 +59,8 @@ def prepare_cell(config: Config) -> Cell:
     """
     task = load_task(config.dataset)
     prompts = evaluation_prompts(task, config.template, config.limit)
-    few_shot_sets = [draw(task, seed, config.shots) for seed in config.seeds]
+    nothing_to_draw = not config.method.needs_shots and not task.train and not task.draws
+    few_shot_sets = [FewShotSet(s, ()) if nothing_to_draw else draw(task, s, config.shots) for s in config.seeds]
     _check_few_shot(task, few_shot_sets, config.template)
     data = fingerprint(task.evaluation[: config.limit]) + wording(task.templates)
     run_ids = [run_id(config, few_shot.seed, few_shot.sha256 + data, SCHEMA) for few_shot in few_shot_sets]
@@ -122,17 +123,8 @@ def _attempt(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
 
 def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
     """Adapt, evaluate, bill and record some runs in one pass."""
-    config, model, started = cell.config, cell.config.model, now()
-    backbone = load_backbone(
-        model.name,
-        model.path,
-        model.dtype,
-        model.max_length,
-        config.device,
-        overlong=model.overlong,
-        device_map=model.device_map,
-        quantization=model.quantization,
-    )
+    config, started = cell.config, now()
+    backbone = load(config.model, config.device)
     few_shot_sets = [cell.few_shot_sets[run] for run in group]
 
     begun = time.perf_counter()

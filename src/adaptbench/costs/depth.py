@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from adaptbench.errors import InputError
 from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.backbone import Backbone, from_config
 
@@ -30,7 +31,10 @@ def count_by_depth(backbone: Backbone, trainable: int, count_on: Callable[[Backb
     one, two = with_layers(backbone, 1), with_layers(backbone, 2)
     if _on_line(one.parameters_total, two.parameters_total, depth) != backbone.parameters_total:
         return count_on(backbone)
-    counts = tuple(_on_line(a, b, depth) for a, b in zip(count_on(one), count_on(two), strict=True))
+    try:
+        counts = tuple(_on_line(a, b, depth) for a, b in zip(count_on(one), count_on(two), strict=True))
+    except InputError:  # what fits the whole model may be too large for a shallow one (SAID's dimensions)
+        return count_on(backbone)
     return counts if counts[0] == trainable else count_on(backbone)
 
 

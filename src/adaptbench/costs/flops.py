@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
+from adaptbench.models.backbone import Backbone
 
 K = TypeVar("K", bound=Hashable)
 
@@ -69,6 +70,11 @@ class StepPrices:
         self._run = run
         self._coefficients = lru_cache(maxsize=None)(self._fit)
         self._exact = lru_cache(maxsize=None)(self._count)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model as the method prepares it."""
+        return self._run.adaptation.backbone
 
     def predict(self, shape: Shape) -> int:
         """Scoring all choices of a batch of this shape."""

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from adaptbench.costs import paper
+from adaptbench.costs.cached import cached_memory
 from adaptbench.costs.flops import StepPrices, total
 from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun
@@ -53,6 +54,7 @@ class CostLedger:
         self._merged_prices = StepPrices(merged) if merged is not None else None
         self._train_memory = lru_cache(maxsize=None)(partial(train_memory, self._run))
         self._predict_memory = lru_cache(maxsize=None)(partial(predict_memory, self._run))
+        self._cached_memory = lru_cache(maxsize=None)(partial(cached_memory, self._run))
         self._total_parameters = backbone.parameters_total
         self._is_encoder_decoder = backbone.is_encoder_decoder
 
@@ -63,7 +65,11 @@ class CostLedger:
         are kept, content-free inputs) is read once: that is part of the cost to adapt.
         """
         steps = adaptation.log.shapes[run] if adaptation.log.shapes else []
-        free = {(reading.context, reading.encoded.choices): reading for reading in readings if reading.content_free}
+        free = {
+            (reading.context, reading.encoded.source, reading.encoded.choices): reading
+            for reading in readings
+            if reading.content_free
+        }
         singles = [_sizes(reading) for reading in readings if not reading.content_free]
         calibration = [_sizes(reading) for reading in free.values()]
         contexts = {reading.context for reading in readings if reading.shared}
@@ -77,14 +83,20 @@ class CostLedger:
             flops_predict=total(self._after, singles) / predictions,
             flops_predict_paper=self._paper(paper.predict, _unread(singles) / predictions),
             memory_adapt=self._train_memory(_largest(steps)) if steps else None,
-            memory_predict=self._predict_memory(_largest([shape for shape, _ in singles])),
-            kv_cache=self._kv_cache(adaptation, max(len(reading.context) for reading in readings)),
+            memory_predict=self._memory(singles),
+            kv_cache=self._kv_cache(adaptation, max(map(len, _held(readings)))),
             flops_predict_merged=(
                 total(self._merged_prices.predict, [shape for shape, _ in singles]) / predictions
                 if self._merged_prices
                 else None
             ),
         )
+
+    def _memory(self, singles: Sequence[tuple[Shape, int]]) -> Memory:
+        """The peak of the largest pass; with keys and values held where they have been read already."""
+        longest = max(already_read for _, already_read in singles)
+        own = [replace(shape, source=shape.source - already_read) for shape, already_read in singles]
+        return self._cached_memory(_largest(own), longest) if longest else self._predict_memory(_largest(own))
 
     def _after(self, reading: tuple[Shape, int]) -> int:
         shape, already_read = reading
@@ -98,6 +110,14 @@ class CostLedger:
         if not tokens or self._is_encoder_decoder:
             return 0
         return kv_cache_bytes(adaptation.backbone.anatomy, tokens, adaptation.backbone.dtype)
+
+
+def _held(readings: Sequence[Reading]) -> list[tuple[int, ...]]:
+    """For every prompt the tokens of all its contexts, one after the other."""
+    contexts: dict[int, dict[tuple[int, ...], None]] = {}
+    for reading in readings:
+        contexts.setdefault(reading.prompt, {})[reading.context] = None
+    return [tuple(token for context in own for token in context) for own in contexts.values()]
 
 
 def _sizes(reading: Reading) -> tuple[Shape, int]:

@@ -102,8 +102,10 @@ class Cell:
 
     @property
     def stored(self) -> int:
-        """Tokens of demonstrations that serving the task needs."""
-        return self.shots * self.lengths.demonstration if self.run.adaptation.contexts is not None else 0
+        """Tokens of demonstrations that serving the task needs: all, where every prompt has its own choice of them."""
+        if self.run.adaptation.contexts is None:
+            return 0
+        return self.plan.contexts * self.context if self.plan.shareable else self.shots * self.lengths.demonstration
 
     @property
     def passes(self) -> int:
@@ -114,7 +116,21 @@ class Cell:
         """A pass of a prediction after `context` tokens; the noisy channel reads a choice and scores the input."""
         if self.plan.channel:
             return Shape(1, context + self.lengths.choice, 1, self.lengths.input)
-        return self.lengths.shape(1, context)
+        return self.lengths.shape(1, context + self.virtual)
+
+    @property
+    def virtual(self) -> int:
+        """Virtual tokens that prompt tuning puts before every prompt."""
+        return self.run.adaptation.backbone.virtual_tokens
+
+    @property
+    def searched(self) -> int:
+        """Shots whose gradients are taken, one by one, before training (FISH)."""
+        return self.shots if self.method.searches else 0
+
+    def batch(self) -> Shape:
+        """A training batch."""
+        return self.lengths.shape(self.recipe.batch_size, self.virtual)
 
     @property
     def tokens(self) -> int:
@@ -141,7 +157,7 @@ def spent(cell: Cell) -> Spent:
     def formula(tokens: int) -> float:
         return paper.predict(total, two_halves, tokens)
 
-    _, step, each, read, each_after = count_by_depth(
+    _, step, search, each, read, each_after = count_by_depth(
         cell.backbone, trainable, lambda backbone: _counts(replace(cell, backbone=backbone))
     )
     passes, contexts = cell.passes, cell.plan.contexts
@@ -156,7 +172,10 @@ def spent(cell: Cell) -> Spent:
         trainable=trainable,
         steps=steps,
         batch_size=rows if steps else 0,
-        adapt=Flops(steps * step, paper.adapt(total, two_halves, steps * rows * lengths.prompt))
+        adapt=Flops(
+            steps * step + cell.searched * search,
+            paper.adapt(total, two_halves, (steps * rows + cell.searched) * (lengths.prompt + cell.virtual)),
+        )
         + predict * cell.plan.content_free
         + (once if cell.plan.shared and once else Flops(0, 0)),
         predict=predict,
@@ -166,15 +185,16 @@ def spent(cell: Cell) -> Spent:
 
 
 def _counts(cell: Cell) -> Counts:
-    """Trainable parameters; FLOPs of a training step, a pass of a prediction, reading demonstrations, a pass after."""
-    run, lengths, step, cached = cell.run, cell.lengths, 0, CachedFlops(0, 0)
+    """Trainable parameters; FLOPs of a step, of one in the search before, of a pass, of reading, of a pass after it."""
+    run, step, search, cached = cell.run, 0, 0, CachedFlops(0, 0)
     if cell.steps:
         with no_gradients_left(run):
-            step = count(lambda: run.forward_backward(lengths.shape(cell.recipe.batch_size)))
+            step = count(lambda: run.forward_backward(cell.batch()))
+            search = count(lambda: run.forward_backward(cell.lengths.shape(1))) if cell.searched else 0
     if cell.shares:
         cached = cached_flops(run, cell.shape(), cell.context)
     each = count(lambda: run.predict(cell.shape(cell.context)))
-    return run.adaptation.trainable, step, each, cached.once, cached.predict
+    return run.adaptation.trainable, step, search, each, cached.once, cached.predict
 
 
 def quote(cell: Cell) -> Quote:
@@ -185,7 +205,7 @@ def quote(cell: Cell) -> Quote:
         spent=spent(cell),
         lengths=lengths,
         parameters=backbone.parameters_total,
-        memory_adapt=train_memory(run, lengths.shape(cell.recipe.batch_size)) if cell.steps else None,
+        memory_adapt=train_memory(run, cell.batch()) if cell.steps else None,
         memory_predict=after if after and cell.plan.shared else predict_memory(run, cell.shape(context)),
         memory_after=after,
         kv_cache_bytes=kv_cache_bytes(backbone.anatomy, cell.plan.contexts * context, backbone.dtype)
@@ -193,20 +213,26 @@ def quote(cell: Cell) -> Quote:
         else 0,
         storage_bytes=stored_bytes(cell.method, run.adaptation, cell.stored),
         storage_paper=paper.storage(run.adaptation.trainable or cell.stored),
-        notes=_notes(backbone, context, lengths),
+        notes=_notes(cell),
     )
 
 
-def _notes(backbone: Backbone, context: int, lengths: Lengths) -> list[str]:
+def _notes(cell: Cell) -> list[str]:
+    """What the numbers assume."""
+    backbone, lengths, plan, found = cell.backbone, cell.lengths, cell.plan, []
     config: Any = backbone.model.config
     limit = getattr(config, "max_position_embeddings", None) if not backbone.is_encoder_decoder else None
-    needed = context + lengths.input + lengths.choice
+    needed = cell.context + lengths.input + lengths.choice
     if limit and needed > limit:
-        return [
+        found.append(
             f"{needed:,} tokens are more than the {limit:,} positions of {backbone.name}: this is the bill of the "
             "same model with more positions (the paper's averages have that property, too)"
-        ]
-    return []
+        )
+    if plan.shared or plan.content_free:
+        found.append("what is read once is read once for every template; this is the bill of one")
+    if plan.content_free:
+        found.append("calibration is read once where all prompts have the same choices, else for every prompt")
+    return found
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,23 @@ def load_promptsource(
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         entries = list(document["templates"].values())
         known = {entry["name"] for entry in entries}
+        original = {entry["name"]: bool((entry.get("metadata") or {}).get("original_task")) for entry in entries}
+        texts = [(str(entry["name"]), entry["jinja"], entry.get("answer_choices") or "") for entry in entries]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"dataset {dataset!r}: cannot read templates {path}: {_one_line(error)}") from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"dataset {dataset!r}: {path} is not a promptsource file (no 'templates' mapping)") from error
+        raise InputError(
+            f"dataset {dataset!r}: {path} is not a promptsource file ('templates' with name and jinja each)"
+        ) from error
     if unknown := sorted(set(skip) - known):
         raise InputError(f"dataset.promptsource_skip: {path} has no template {unknown[0]!r}")
+    for name, jinja, choices in texts:
+        if not isinstance(jinja, str) or not isinstance(choices, str):
+            raise InputError(f"dataset {dataset!r}: {path}, template {name!r}: jinja and answer_choices must be text")
     return [
-        Template(dataset, entry["name"], entry["jinja"], entry.get("answer_choices") or "", label_names)
-        for entry in entries
-        if entry["name"] not in skip
-        and (free_text or entry.get("answer_choices"))
-        and (not original_only or (entry.get("metadata") or {}).get("original_task"))
+        Template(dataset, name, jinja, choices, label_names)
+        for name, jinja, choices in texts
+        if name not in skip and (free_text or choices) and (not original_only or original[name])
     ]
 
 

@@ -111,6 +111,8 @@ class Method:
 
     kind: ClassVar[str]
     fuses: ClassVar[bool] = True  # several runs can share one pass
+    needs_shots: ClassVar[bool] = True
+    searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
     merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
     where: ClassVar[str] = "nothing"  # what it attaches to
     formula: ClassVar[str] = ""

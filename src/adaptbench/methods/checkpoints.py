@@ -26,7 +26,7 @@ def load_adapter(folder: Path, backbone: Backbone) -> tuple[Method, Adaptation]:
     method_class = METHODS.get(settings.get("kind", ""))
     if method_class is None or not (folder / "adapter.safetensors").is_file():
         raise InputError(f"{folder}: no stored adapter of a method known here")
-    known = {field.name for field in fields(method_class)}
+    known = {field.name for field in fields(method_class)} - {"pretrained"}  # the stored vectors are complete
     method = method_class(**{name: value for name, value in settings.items() if name in known})
     state = load_file(folder / "adapter.safetensors")
     if isinstance(method, FishMask):

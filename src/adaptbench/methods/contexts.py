@@ -33,6 +33,7 @@ class Contexts:
     demonstrations: int = 0  # how many of the shots a context holds
     shared: bool = False  # keys and values of a context are computed once for all prompts
     channel: bool = False  # score the input given each choice instead of the choice given the input
+    multiplied: bool = False  # an ensemble's probabilities are multiplied, not averaged
     content_free: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # template -> inputs that say nothing
 
     def save(self, file: Path) -> None:

@@ -89,6 +89,7 @@ class FishMask(TrainedMethod):
 
     fuses: ClassVar[bool] = False
     where = "the weights"
+    searches = True
     formula = "w_i trained where mean of (∂L/∂w_i)² is largest"
     source = "arXiv 2111.09839"
     merges = True

@@ -25,7 +25,7 @@ class InContextLearning(Method):
     """Demonstrations in one context, or in one context each (`ensemble`).
 
     Whole demonstrations are dropped, first ones first, until the longest evaluated prompt fits the model (and
-    `budget` tokens, if that is less).
+    `budget` tokens, if that is less). Where over-long prompts may be truncated, demonstrations may take half the room.
     """
 
     where: ClassVar[str] = "the prompt"
@@ -33,7 +33,8 @@ class InContextLearning(Method):
     source: ClassVar[str] = "arXiv 2005.14165"
 
     separator: str = "\n\n"
-    strategy: str = "concatenated"  # or "ensemble": one demonstration per pass, probabilities averaged (2108.04106)
+    strategy: str = "concatenated"  # or "ensemble": one demonstration per pass, answers combined (2108.04106)
+    combine: str = "averaged"  # an ensemble's probabilities; or "multiplied"
     demonstration_template: str = "same"  # as the prompt's; "random": drawn for every demonstration
     cached: bool = False  # read the demonstrations once and share their keys and values (decoder-only models)
     order: str = "draw"  # "seeded": shuffled by the seed; "nearest_last": the most similar one next to the prompt
@@ -47,6 +48,7 @@ class InContextLearning(Method):
     def check(self) -> None:
         for name, known in (
             ("strategy", ("concatenated", "ensemble")),
+            ("combine", ("averaged", "multiplied")),
             ("demonstration_template", ("same", "random")),
             ("order", ("draw", "seeded", "nearest_last")),
         ):
@@ -81,6 +83,10 @@ class InContextLearning(Method):
         )
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+        if self.cached and backbone.is_encoder_decoder:
+            raise InputError(
+                "method.cached=true: an encoder that looks both ways cannot share its demonstrations' keys"
+            )
         return Adaptation(backbone, seeds, contexts=[Contexts(shared=self.cached) for _ in seeds])
 
     def adapt(
@@ -92,12 +98,10 @@ class InContextLearning(Method):
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
-        if self.cached and backbone.is_encoder_decoder:
-            raise InputError(
-                "method.cached=true: an encoder that looks both ways cannot share its demonstrations' keys"
-            )
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
         room = backbone.max_length - _longest_prompt(backbone, task, template) - len(_start_ids(backbone))
+        if backbone.overlong == "truncate":
+            room = max(room, backbone.max_length // 2)
         room = min(room, self.budget or room)
         adaptation.contexts = [self._contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
         return adaptation
@@ -122,13 +126,14 @@ class InContextLearning(Method):
             order = nearest(prompt.input, [one.input for one in prompts])[: self.neighbours]
             return assemble([prompts[index] for index in reversed(order)])[0]
 
-        first = fixed[names[0]][0]
+        kept = [self._ids(backbone, prompt) for prompt in shown[names[0]]] if self.by_prompt else fixed[names[0]][0]
         return Contexts(
             find=find,
-            stored=tuple(token for context in first for token in context),
+            stored=tuple(token for context in kept for token in context),
             demonstrations=min([count for _, count in fixed.values()] + ([self.neighbours] if self.neighbours else [])),
             shared=self.cached,
             channel=self.channel,
+            multiplied=self.combine == "multiplied",
             content_free=self._content_free(task, few_shot, names) if self.calibrated else {},
         )
 

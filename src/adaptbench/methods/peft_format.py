@@ -186,6 +186,8 @@ def _lora_write(method: LoRA, backbone: Backbone, state: State) -> State:
 
 def _lora_method(settings: dict[str, Any], backbone: Backbone) -> LoRA:
     unknown = [name for name in ("use_dora", "use_rslora", "modules_to_save") if settings.get(name)]
+    if "adaptbench_targets" not in settings:
+        unknown += [name for name in ("rank_pattern", "alpha_pattern", "layers_to_transform") if settings.get(name)]
     if unknown or settings.get("bias", "none") != "none":
         raise InputError(f"LoRA with {', '.join(unknown) or 'bias'} has no counterpart here")
     sites = _sites_of(settings.get("target_modules"), backbone)

@@ -13,6 +13,7 @@ class ZeroShot(Method):
     """The base model as it is."""
 
     formula = "p(y | x)"
+    needs_shots = False
     source = "arXiv 2110.08207"
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:

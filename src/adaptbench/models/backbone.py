@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
@@ -17,6 +17,9 @@ from adaptbench.errors import InputError
 from adaptbench.models.anatomy import ENCODERS_ONLY, Anatomy, anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.placement import placement
+
+if TYPE_CHECKING:
+    from adaptbench.config import ModelConfig
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 SMALL = 10_000_000  # parameters
@@ -61,6 +64,20 @@ class Backbone:
         if getattr(self.model, "is_quantized", False):
             raise InputError("model.quantization: quantised weights cannot be fine-tuned; use quantization=none")
         return replace(self, model=copy.deepcopy(self.model).requires_grad_(True))
+
+
+def load(model: "ModelConfig", device: str = "auto") -> Backbone:
+    """The model a configuration names, loaded once per process."""
+    return load_backbone(
+        model.name,
+        model.path,
+        model.dtype,
+        model.max_length,
+        device,
+        overlong=model.overlong,
+        device_map=model.device_map,
+        quantization=model.quantization,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -162,6 +179,10 @@ def known_weights(path: str) -> str | None:
 def pick_device(device: str) -> str:
     """`auto` is the accelerator where there is one, else the CPU."""
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device={device!r}: {str(error).splitlines()[0]}") from error
         return device
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator.type if accelerator else "cpu"

@@ -81,7 +81,8 @@ def evaluate(
 def _in_context(
     adaptation: Adaptation, prompts: Sequence[Prompt], run: int, batch_size: int, progress: bool
 ) -> list[ChoiceScores]:
-    """One run's scores: every prompt after its contexts, the choices' probabilities averaged over them."""
+    """One run's scores: every prompt after its contexts, the choices' probabilities combined over them."""
+    combine = multiplied if adaptation.contexts is not None and adaptation.contexts[run].multiplied else averaged
     every = readings(adaptation, prompts, run)
     passes: dict[Context, dict[tuple, Encoded]] = {}
     for reading in every:  # readings that share keys and values must share a batch; the others may meet anyone
@@ -98,7 +99,7 @@ def _in_context(
         score = scored[reading.context if reading.shared else (), _key(reading.encoded)]
         by_turn[reading.prompt].setdefault(reading.turn, []).append((reading, score))
     return [
-        averaged([_answer(prompt, read) for read in own.values()]) for prompt, own in zip(prompts, by_turn, strict=True)
+        combine([_answer(prompt, read) for read in own.values()]) for prompt, own in zip(prompts, by_turn, strict=True)
     ]
 
 
@@ -131,6 +132,12 @@ def averaged(scores: Sequence[ChoiceScores]) -> ChoiceScores:
     each = np.array([score.log_likelihoods for score in scores])
     mean = np.logaddexp.reduce(each, axis=0) - np.log(len(scores))
     return replace(scores[0], log_likelihoods=tuple(mean.tolist()))
+
+
+def multiplied(scores: Sequence[ChoiceScores]) -> ChoiceScores:
+    """Choice probabilities multiplied over the contexts of a prompt, as their geometric mean: the order is the same."""
+    each = np.array([score.log_likelihoods for score in scores])
+    return replace(scores[0], log_likelihoods=tuple(each.mean(axis=0).tolist()))
 
 
 def _after(encoded: Encoded, tokens: int) -> Encoded:
