@@ -31,7 +31,7 @@ def page() -> str:
         cells = (
             f"`{option}`",
             method.place() + norms,
-            method.formula.replace("|", "\\|"),
+            method.equation().replace("|", "\\|"),
             f"{trainable:,}",
             *(_mark(true) for true in (method.merges, method.fuses, isinstance(method, PeftMethod))),
             method.source,

@@ -5,7 +5,8 @@ from transformers import AutoConfig
 
 from adaptbench.costs.depth import count_by_depth, with_layers
 from adaptbench.costs.lengths import Lengths
-from adaptbench.costs.quote import Cell, _counts
+from adaptbench.costs.quote import Cell, _counts, spent
+from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.models.backbone import Backbone, meta_backbone
 from tests.factories import recipe
@@ -40,6 +41,16 @@ def test_counts_by_depth_are_exact(kind, name):
     assert count_by_depth(cell.backbone, counts[0], count_on) == counts
     # The share of a FISH mask is rounded over the whole model, so its counts need not be linear in depth.
     assert set(used) == ({1, 2, 7} if name == "fish_mask" else {1, 2})
+
+
+def test_what_only_fits_the_whole_model_is_counted_whole():
+    """SAID's subspace may have more dimensions than a shallow copy has coordinates."""
+    method = METHODS["intrinsic_said"](dimension=4000)
+    with pytest.raises(InputError, match="read only"):
+        method.prepare(with_layers(deep("llama"), 2), seeds=[0])
+    found = spent(Cell(method, deep("llama"), recipe(), Lengths(5, 2, 3, 4), shots=3))
+    assert found.trainable >= 4000
+    assert found.adapt.measured > 0
 
 
 def test_unequal_halves_and_uneven_methods_are_counted_whole():

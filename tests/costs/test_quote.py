@@ -100,6 +100,17 @@ def test_strategies_of_in_context_learning_pay_for_what_they_read():
     assert channel.predict.measured > plain.predict.measured
 
 
+def test_virtual_tokens_and_searches_are_part_of_the_bill():
+    def of(method: str, model: str = "qwen3_0_6b") -> Spent:
+        return spent(cell_of(f"model={model}", f"method={method}", shots=5))
+
+    none, ten, hundred = of("zero_shot"), of("prompt_10"), of("prompt_100")
+    assert hundred.predict.paper - none.predict.paper == paper.predict(596_049_920, False, 100)
+    assert ten.predict.measured < hundred.predict.measured
+    fish = of("fish_mask_02")
+    assert fish.adapt.paper == paper.adapt(596_049_920, False, (1500 * 8 + 5) * 103)
+
+
 def test_prompting_that_pays_in_advance_is_broken_even_with_later():
     tuned = Spent("m", "x", 4, 1, 9, 8, Flops(100.0, 100.0), Flops(1.0, 1.0))
     prompted = Spent("m", "x", 4, 0, 0, 0, Flops(40.0, 20.0), Flops(5.0, 5.0))

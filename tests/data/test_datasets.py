@@ -13,6 +13,7 @@ from adaptbench.data.fewshot import draw
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable
+from adaptbench.errors import InputError
 
 CONF = Path(__file__).parents[2] / "conf"
 SEEDS = (0, 1, 32, 42, 1024)
@@ -162,3 +163,39 @@ def test_a_missing_copy_says_what_to_type(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"rochester.edu"):
         load_task(configuration("storycloze", f"dataset.folder={tmp_path}"))
+
+
+@pytest.mark.parametrize("prompts", ["own", "promptsource"])
+def test_storycloze_reads_its_licensed_files(tmp_path, real_data, prompts):
+    """The files cannot be here; two rows in their columns can."""
+    columns = ["InputStoryid", *(f"InputSentence{i}" for i in range(1, 5)), "RandomFifthSentenceQuiz1"]
+    header = ",".join([*columns, "RandomFifthSentenceQuiz2", "AnswerRightEnding"])
+    rows = [f"id{i},One.,Two.,Three.,Four.,Good end {i}.,Bad end {i}.,{1 + i % 2}" for i in range(2)]
+    for kind in ("val", "test"):
+        path = tmp_path / "story_cloze" / f"cloze_test_{kind}__spring2016.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join([header, *rows]) + "\n")
+    file = real_data / "promptsource/story_cloze/2016/templates.yaml"
+    given = (f"dataset.folder={tmp_path}", f"dataset.prompts={prompts}", f"dataset.promptsource={file}")
+    task = load_task(configuration("storycloze", *given))
+    assert task.shots == 70
+    assert [example.label for example in task.evaluation] == [0, 1]
+    assert len(task.templates) >= 3
+    for template in task.templates:
+        for example in task.evaluation:
+            prompt = template.render(example.uid, example.fields)
+            assert prompt.choices[prompt.label].startswith(("Good end 0", "Bad end 1"))
+
+
+def test_zero_shot_needs_no_training_rows(tmp_path):
+    from adaptbench.runner import prepare_cell
+
+    (tmp_path / "e.csv").write_text("text,label\na,0\nb,1\n")
+    register_schemas()
+    GlobalHydra.instance().clear()
+    given = ["dataset=files", f"dataset.evaluation={tmp_path}/e.csv", "+dataset.labels={no: 0, yes: 1}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cell = prepare_cell(resolve(compose("config", ["method=zero_shot", *given])))
+        assert len(cell.prompts) == 2
+        with pytest.raises(InputError, match="only 0 training rows"):
+            prepare_cell(resolve(compose("config", ["method=ia3", *given])))

@@ -115,6 +115,27 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
         ("dataset.prompts=promptsource", "dataset.promptsource=t.yaml"),
         "is not a promptsource file",
     ),
+    "promptsource entry without jinja": (
+        {"t.yaml": "templates: {a: {name: a, answer_choices: yes ||| no}}"},
+        ("dataset.prompts=promptsource", "dataset.promptsource=t.yaml"),
+        "is not a promptsource file",
+    ),
+    "promptsource choices that are no text": (
+        {"t.yaml": "templates: {a: {name: a, jinja: x, answer_choices: [1], metadata: {original_task: true}}}"},
+        ("dataset.prompts=promptsource", "dataset.promptsource=t.yaml"),
+        "template 'a': jinja and answer_choices must be text",
+    ),
+    "column that is a number": (
+        {},
+        ("dataset.columns={text: 5}",),
+        "dataset.columns.text=5: expected the name",
+    ),
+    "column that is null": ({}, ("dataset.columns={text: null}",), "dataset.columns.text=None: expected the name"),
+    "label below every choice": (
+        {},
+        ("dataset.labels={bad: -1, good: 0}",),
+        "-1 is no index of a choice",
+    ),
     "unknown operation": ({}, ("dataset.operations=[polish]",), "expected one of hellaswag"),
     "operation on other rows": ({}, ("dataset.operations=[hellaswag]",), "does not fit the row"),
     "no losses left": (
@@ -133,6 +154,8 @@ AFTER_LOADING: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = 
         ("template=plain",),
         "do not fit model.max_length=2048 (model.overlong=truncate",
     ),
+    "unknown device": ({}, ("device=gpu",), "device='gpu': "),
+    "demonstrations shared by an encoder": ({}, ("method=icl_cached",), "method.cached=true: an encoder"),
     "unknown hub model offline": (
         {},
         ("model.path=nobody/nothing",),
@@ -175,6 +198,16 @@ def test_what_only_a_tokenizer_or_the_hub_can_know(call, capsys, monkeypatch, ca
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     files, arguments, says = AFTER_LOADING[case]
     assert run(call, files, arguments) == 2
+    assert says in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"name: [1,", "mine.yaml"), ("shots: 4 # caf\xe9".encode("latin-1"), "utf-8")]
+)
+def test_a_broken_yaml_of_the_users_own(call, capsys, tmp_path, content, says):
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    (tmp_path / "conf" / "dataset" / "mine.yaml").write_bytes(content)
+    assert call("dataset=mine", f"hydra.searchpath=[file://{tmp_path}/conf]") == 2
     assert says in one_line(capsys)
 
 

@@ -25,6 +25,15 @@ def test_what_goes_wrong_in_a_worker_is_counted_and_the_others_go_on(call, tmp_p
     assert len(records(tmp_path / "outputs/default")) == 2
 
 
+def test_a_dry_run_in_workers_prices_every_cell(call, tmp_path, capsys):
+    sweep = ("-m", "method=ia3,zero_shot", "dataset=micro_cb", "limit=4")
+    assert call(*sweep, "dry_run=true", "hydra.launcher.workers=2") == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert {line.split()[0] for line in lines[1:3]} == {"ia3", "zero_shot"}
+    assert lines[3].startswith("2 cells, 10 runs: ")
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_bad_input_is_found_before_any_worker_starts(call, capsys, monkeypatch):
     monkeypatch.setattr(cells, "run_in_parallel", lambda *_: 1 / 0)
     assert call("-m", "method=ia3", "shots=8,99999", *SMALL, "hydra.launcher.workers=2") == 2

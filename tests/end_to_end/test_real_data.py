@@ -89,6 +89,25 @@ def test_raft_leaves_files_for_the_leaderboard(call, tmp_path, monkeypatch, real
         assert set(table.Label) <= set(known)
 
 
+PAPERS = [f"{name}_t0_{size}" for size in ("3b", "11b")
+          for name in ("table1", "fig2", "fig3", "table3", "table8", "table10", "raft")]  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", PAPERS)
+def test_the_papers_experiments_are_complete(call, tmp_path, monkeypatch, real_data, capsys, experiment):
+    """Every cell of every table and figure composes, finds its data, renders its prompts and has a price."""
+    monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
+    shape = [f"model.shape.{key}=1" for key in ("num_layers", "num_decoder_layers")]
+    some = "dataset=raft_banking_77" if experiment.startswith("raft") else "dataset=copa"
+    assert call(f"experiment={experiment}", some, "limit=2", "shots=4", "seeds=[0]", "dry_run=true", *shape) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    methods = [line.split()[0] for line in lines[1:] if line.split()[1:2] in (["t0_3b"], ["t0_11b"], ["t5_lm_xxl"])]
+    assert len(methods) > 1
+    if not experiment.startswith(("fig2", "table3")):
+        assert "t_few" in methods
+        assert "To get first: method.pretrained=" in lines[-1]
+
+
 def test_a_dry_run_prices_every_cell_and_runs_none(call, tmp_path, monkeypatch, real_data, capsys):
     monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
 
@@ -100,12 +119,12 @@ def test_a_dry_run_prices_every_cell_and_runs_none(call, tmp_path, monkeypatch, 
     shape = [f"model.shape.{key}=2" for key in ("num_layers", "num_decoder_layers")]
     assert call("experiment=table1_t0_3b", *few, *shape) == 0
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [tuple(line.split()[:4]) for line in lines[1:5]] == [
-        (method, "t0_3b", dataset, "5") for method in ("zero_shot", "ia3") for dataset in ("copa", "cb")
+    assert [tuple(line.split()[:4]) for line in lines[1:7]] == [
+        (method, "t0_3b", dataset, "5") for method in ("zero_shot", "t_few", "ia3") for dataset in ("copa", "cb")
     ]
-    assert lines[5].startswith("4 cells, 20 runs: ")
-    assert "GPU-hours at 100 teraFLOP/s" in lines[5]
-    assert "the tokenizer is not at hand" in lines[6]
-    adapt = {tuple(line.split()[:3:2]): float(line.split()[4]) for line in lines[1:5]}
+    assert lines[7].startswith("6 cells, 30 runs: ")
+    assert "GPU-hours at 100 teraFLOP/s" in lines[7]
+    assert "the tokenizer is not at hand" in lines[8]
+    adapt = {tuple(line.split()[:3:2]): float(line.split()[4]) for line in lines[1:7]}
     assert adapt["zero_shot", "cb"] == 0 < adapt["ia3", "copa"] < adapt["ia3", "cb"]
     assert not list(tmp_path.rglob("*.json"))

@@ -15,6 +15,7 @@ from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.methods.checkpoints import load_adapter, load_tfew
 from adaptbench.methods.hf_peft import HuggingFacePeft
+from adaptbench.methods.ia3 import IA3
 from adaptbench.methods.peft_format import export_peft, import_peft
 from adaptbench.models.backbone import meta_backbone
 from tests.conftest import ARCHITECTURES
@@ -121,6 +122,26 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(backbones, tmp_path):
         import_peft(tmp_path, backbones["t5"])
     with pytest.raises(InputError, match="no stored adapter"):
         load_adapter(tmp_path, backbones["t5"])
+
+
+def test_a_stored_t_few_adapter_does_not_need_the_vectors_it_started_from(backbones, tmp_path):
+    start = tmp_path / "start"
+    IA3().save(randomised(IA3().prepare(backbones["t5"], (0,))), start, 0)
+    method = IA3(name="t_few", pretrained=str(start))
+    method.save(method.prepare(backbones["t5"], (1,)), tmp_path / "kept", 0)
+    vectors = load_file(start / "adapter.safetensors")
+    (start / "adapter.safetensors").unlink()
+    _, adaptation = load_adapter(tmp_path / "kept", backbones["t5"])
+    assert all(torch.equal(value, vectors[name]) for name, value in adaptation.delta.state_of(0).items())
+
+
+@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
+def test_a_foreign_lora_of_several_sizes_is_refused(backbones, tmp_path, pattern):
+    model = copy.deepcopy(backbones["llama"].model)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], **{pattern: {"v_proj": 4}})
+    peft.get_peft_model(model, config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=pattern):
+        import_peft(tmp_path, backbones["llama"])
 
 
 def test_the_official_checkpoint_fits_t0_3b_to_the_last_value(real_data):

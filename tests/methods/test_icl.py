@@ -12,6 +12,7 @@ from adaptbench.costs.flops import StepPrices
 from adaptbench.costs.ledger import CostLedger
 from adaptbench.costs.meta import MetaRun, meta_batch
 from adaptbench.data.batching import Shape, collate, encode
+from adaptbench.data.example import Example
 from adaptbench.data.fewshot import draw
 from adaptbench.errors import InputError
 from adaptbench.methods.icl import InContextLearning, balanced, last_that_fit
@@ -81,6 +82,56 @@ def test_an_ensemble_averages_the_probabilities_of_one_shot_passes(backbones, ar
         expected = torch.stack(one_shot).exp().mean(0).log()
         assert np.allclose(score.log_likelihoods, expected, atol=1e-5)
     assert adaptation.contexts[0].demonstrations == 3
+
+
+def test_an_ensemble_may_multiply_instead(backbones):
+    backbone, task = backbones["llama"], toy_task(9)
+    prompts, few_shot = evaluation_prompts(task, "random"), draw(task, 0, 2)
+
+    def scores(method, *examples):
+        adaptation = method.adapt(backbone, task, [replace(few_shot, examples=examples)], recipe())
+        return np.array([score.log_likelihoods for score in evaluate(adaptation, prompts, batch_size=4)[0]])
+
+    each = [scores(InContextLearning(), example) for example in few_shot.examples]
+    product = scores(InContextLearning(strategy="ensemble", combine="multiplied"), *few_shot.examples)
+    assert np.allclose(product, np.mean(each, axis=0), atol=1e-5, rtol=0)
+
+
+def test_cached_ensembles_and_calibration_equal_reading_every_time(backbones):
+    for settings in ({"strategy": "ensemble"}, {"calibrated": True}, {"channel": True}):
+        naive, shared = (
+            scores_of(InContextLearning(cached=c, **settings), backbones["llama"], 3)[2] for c in (False, True)
+        )
+        for plain_run, shared_run in zip(naive, shared, strict=True):
+            for plain, once in zip(plain_run, shared_run, strict=True):
+                assert np.allclose(plain.log_likelihoods, once.log_likelihoods, atol=1e-5, rtol=0), settings
+
+
+def test_calibration_is_billed_for_every_content_free_input(backbones):
+    def adapt(*texts):
+        method = InContextLearning(calibrated=True, content_free=list(texts))
+        adaptation, prompts, _ = scores_of(method, backbones["llama"], shots=2, seeds=(0,))
+        return CostLedger(method, backbones["llama"], recipe()).bill(adaptation, 0, readings(adaptation, prompts, 0))
+
+    one, two = adapt("N/A"), adapt("N/A", "[MASK]")
+    assert two.flops_adapt > 1.9 * one.flops_adapt > 0
+
+
+def test_shared_demonstrations_are_held_in_memory(backbones):
+    method = InContextLearning(cached=True)
+    adaptation, prompts, _ = scores_of(method, backbones["llama"], shots=4, seeds=(0,))
+    bill = CostLedger(method, backbones["llama"], recipe()).bill(adaptation, 0, readings(adaptation, prompts, 0))
+    assert bill.memory_predict.kv_cache == bill.kv_cache > 0
+
+
+def test_long_prompts_that_may_be_cut_leave_half_the_room_to_demonstrations(backbones):
+    long = Example("long", {"subject": "the cat " * 40, "number": 1, "label": 0})
+    task = replace(toy_task(9), evaluation=[long])
+    longest = len(backbones["llama"].tokenizer(evaluation_prompts(task, "long")[0].input)["input_ids"])
+    for overlong, shown in (("refuse", 0), ("truncate", 1)):
+        backbone = replace(backbones["llama"], max_length=longest + 8, overlong=overlong)
+        adaptation = InContextLearning().adapt(backbone, task, [draw(task, 0, 4)], recipe())
+        assert min(adaptation.contexts[0].demonstrations, 1) == shown
 
 
 def test_equal_demonstrations_of_an_ensemble_count_twice(backbones):

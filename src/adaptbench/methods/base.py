@@ -124,6 +124,10 @@ class Method:
         """What it attaches to, in these settings."""
         return self.where
 
+    def equation(self) -> str:
+        """What it computes, in these settings."""
+        return self.formula
+
     def check(self) -> None:
         """Find fault with the settings before any model is loaded.
 

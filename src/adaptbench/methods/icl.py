@@ -64,6 +64,15 @@ class InContextLearning(Method):
         if self.calibrated and not self.content_free:
             raise InputError("method.content_free=[]: calibration needs at least one content-free input")
 
+    def equation(self) -> str:
+        if self.channel:
+            return "p(x | y_1, x_1, ..., y_K, x_K, y)"
+        if self.strategy == "ensemble":
+            return f"{'Π_k' if self.combine == 'multiplied' else '1/K Σ_k'} p(y | x_k, y_k, x)"
+        if self.calibrated:
+            return f"{self.formula} / p(y | x_1, y_1, ..., x_K, y_K, content-free)"
+        return self.formula
+
     @property
     def by_prompt(self) -> bool:
         """Every prompt has a context of its own."""
