@@ -187,7 +187,7 @@ def test_malformed_input_is_one_clear_line(call, capsys, monkeypatch, case):
         raise AssertionError("a model was loaded")
 
     if case != "float16 T5":  # known once the model's configuration is read, before its weights
-        monkeypatch.setattr("adaptbench.runner.load_backbone", forbidden)
+        monkeypatch.setattr("adaptbench.runner.load", forbidden)
     assert run(call, files, arguments) == 2
     assert says in one_line(capsys)
     assert not list(Path("outputs").rglob("records/*.json"))
