@@ -37,6 +37,7 @@ MEASURES = (  # null where nobody could measure it
     "seconds.adapt",
     "seconds.predict",
 )
+EXTRAS = ("flops.predict.merged",)  # measures that not every record has
 PREDICTION_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
 FAILURE_COLUMNS = ("run_id", "method", "model", "dataset", "seed", "error", "traceback", "time")
 
@@ -148,7 +149,7 @@ def load_records(folder: Path) -> pd.DataFrame:
     name_variants(records)
     identity = ["method", "model", "variant", "dataset", "seed", "run_id"]
     frame = pd.DataFrame(records, columns=list(dict.fromkeys(key for r in records for key in r)) or identity)
-    for key in (*SHARES, *MEASURES):
+    for key in (*SHARES, *MEASURES, *EXTRAS):
         if key in frame:
             frame[key] = frame[key].astype(float)
     return frame.sort_values(identity, ignore_index=True)

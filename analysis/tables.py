@@ -161,6 +161,8 @@ def costs(summary: Summary) -> Table:
         "flops_predict_measured": "flops.predict.measured",
         "flops_predict_paper": "flops.predict.paper",
     }
+    if "flops.predict.merged" in summary.experiment.records:
+        measures["flops_predict_merged"] = "flops.predict.merged"
     rows, numbers = [], []
     for arm in summary.arms:
         values: dict[str, float | None] = {name: arm.typical(measure) for name, measure in measures.items()}
@@ -180,8 +182,11 @@ def costs(summary: Summary) -> Table:
     columns = [("", "Method"), ("", "Model"), ("Parameters updated", "number"), ("Parameters updated", "of model")]
     columns += [("FLOPs to adapt", "measured"), ("FLOPs to adapt", "formula")]
     columns += [("FLOPs per prediction", "measured"), ("FLOPs per prediction", "formula")]
-    columns += [("", "KV cache"), ("", "Storage")]
     notes = ["Mean over datasets of the median over seeds; the key/value cache is the largest of any run."]
+    if "flops_predict_merged" in measures:
+        columns.append(("FLOPs per prediction", "merged"))
+        notes.append("merged: with what was learned folded into the weights, where a method can be.")
+    columns += [("", "KV cache"), ("", "Storage")]
     return Table("costs", "Costs, counted", columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
 
 
@@ -273,9 +278,34 @@ def failures(summary: Summary) -> Table:
     return Table("failures", "Failed runs", columns, [Panel("", rows)], frame, 5, notes)
 
 
+def wording(summary: Summary) -> Table | None:
+    """What the wording of a prompt is worth, where every item was scored in every template (`template=all`)."""
+    rows, numbers = [], []
+    for arm in summary.arms:
+        if "score_by_template" not in arm.records:
+            continue
+        for dataset, runs in arm.records[arm.records["template"] == "all"].groupby("dataset"):
+            scores = pd.DataFrame(list(runs["score_by_template"])).median()  # over seeds, by template
+            low, high = str(scores.idxmin()), str(scores.idxmax())
+            spread = [percent(scores[low]), percent(float(scores.median())), percent(scores[high])]
+            points = f"{100 * (scores[high] - scores[low]):.1f}"
+            rows.append([arm.name, arm.model, str(dataset), count(len(scores)), *spread, points, low, high])
+            own = {"method": arm.method, "model": arm.model, "variant": arm.variant, "dataset": dataset}
+            numbers += [{**own, "template": name, "accuracy": value} for name, value in scores.items()]
+    if not rows:
+        return None
+    columns = [("", name) for name in ("Method", "Model", "Data set", "Templates")]
+    columns += [("Accuracy by template, %", name) for name in ("lowest", "median", "highest", "spread")]
+    columns += [("", "Lowest"), ("", "Highest")]
+    notes = ["Every item in every template; a template's accuracy is the median over seeds."]
+    return Table("wording", "Accuracy by template", columns, [Panel("", rows)], pd.DataFrame(numbers), 3, notes)
+
+
 BUILDERS = (table1, accuracy, costs, machine, comparisons, normalisation, failures)
 
 
 def build_all(summary: Summary) -> dict[str, Table]:
     built = {builder.__name__: builder(summary) for builder in BUILDERS}
+    if (by_template := wording(summary)) is not None:
+        built["wording"] = by_template
     return built | {result.ablation.name: ablations.table(result, summary) for result in ablations.results(summary)}

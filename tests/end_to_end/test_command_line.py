@@ -133,3 +133,14 @@ def test_the_method_recipe_is_the_papers(composed):
     recipe = composed("recipe=tfew").recipe
     assert (recipe.batch_size, recipe.clip_norm, recipe.warmup_fraction) == (8, 1.0, 0.06)
     assert recipe.losses == ["lm", "unlikelihood", "length_normalized"]
+
+
+def test_ten_steps_are_a_recipe_that_another_replaces(composed):
+    """The default of real_all shows that everything runs; the paper's recipe is one word away."""
+    assert composed("experiment=real_all", "method=ia3").method.steps == 10
+    assert composed("experiment=real_all", "method=ia3", "recipe=tfew").method.steps == 1000
+
+
+@pytest.mark.parametrize("experiment", ["embedded", "embedded_full", "tuning"])
+def test_long_experiments_say_how_long_they_take(composed, experiment):
+    assert composed(f"experiment={experiment}").seconds_per_run > 0

@@ -31,7 +31,9 @@ def hashes(output: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("straight")
+    started = time.monotonic()
     subprocess.run(command(output), cwd=ROOT, env=environment(), check=True, capture_output=True)
+    assert time.monotonic() - started < 180, "miniatures are promised in three minutes"
     return output
 
 
@@ -56,6 +58,13 @@ def test_a_killed_run_continues_to_the_very_same_model(straight, tmp_path):
     assert not (tmp_path / "weights").exists(), "it was killed before it finished"
     subprocess.run(call, cwd=ROOT, env=environment(), check=True, capture_output=True)
     assert hashes(tmp_path)["micro_gpt_s"] == hashes(straight)["micro_gpt_s"]
+
+
+def test_the_same_seed_builds_the_same_encoder_decoder(straight, tmp_path):
+    subprocess.run(
+        command(tmp_path, "models=[micro_t5_lm]"), cwd=ROOT, env=environment(), check=True, capture_output=True
+    )
+    assert hashes(tmp_path)["micro_t5_lm"] == hashes(straight)["micro_t5_lm"]
 
 
 def test_an_unknown_model_is_named(tmp_path):

@@ -39,6 +39,12 @@ def test_weights_match_their_provenance(name):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_the_shipped_vectors_match_their_provenance():
+    provenance = json.loads((WEIGHTS / "micro_t0_ia3" / "provenance.json").read_text())
+    file = WEIGHTS / "micro_t0_ia3" / "adapter.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == provenance["sha256"]
+
+
 def test_the_shipped_tokenizer_is_this_codes_tokenizer(name):
     assert AutoTokenizer.from_pretrained(WEIGHTS / name).get_vocab() == tokenizer.vocabulary()
 
