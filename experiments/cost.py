@@ -34,6 +34,7 @@ from adaptbench.costs.quote import BreakEven, Cell, Quote, break_even, quote, sp
 from adaptbench.data.example import TaskData
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
+from adaptbench.models.anatomy import ENCODERS_ONLY
 from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
 from experiments.bill_text import as_json, table
 from experiments.commandline import CONF, one_clear_line, program_arguments, take_option
@@ -128,7 +129,12 @@ def _any_model(override: str) -> list[str]:
 
 def _backbone(config: Config) -> Backbone:
     model = config.model
-    return meta_backbone(model.name, model.path, model.dtype, model.shape)
+    backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
+    if backbone.model.config.model_type in ENCODERS_ONLY:
+        raise InputError(
+            f"model={model.name}: {backbone.model.config.model_type} is an encoder and cannot score answers"
+        )
+    return backbone
 
 
 def _task(config: Config, required: bool) -> tuple[TaskData | None, str | None]:
