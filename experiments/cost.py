@@ -72,6 +72,7 @@ def price(overrides: list[str]) -> tuple[Quote, BreakEven | None]:
     named = any(one.startswith("dataset=") for one in overrides)
     config = _composed(overrides)
     backbone = _backbone(config)
+    config.method.check_model(backbone)
     task, missing = _task(config, required=kind == "dataset") if named or kind == "dataset" else (None, None)
     lengths = _lengths(config, backbone, task, missing, kind)
     lengths = lengths.changed(**{field: numbers[option] for option, field in BY_HAND.items()})

@@ -46,6 +46,7 @@ def estimate(config: Config) -> Estimate:
     cell = prepare_cell(config)
     counter, how = _counter(config.model.path)
     prices = _prices(repr(config.method), _Wish(config))
+    config.method.check_model(prices.backbone)
     limit = _limit(config, prices.backbone)
     scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
     once, predict = _prediction(cell, counter, limit, prices)

@@ -62,9 +62,10 @@ def test_a_folder_with_a_configuration_is_enough(call, tmp_path, backbones):
 def test_every_method_has_a_bill(call):
     from experiments.cost import CONF, Path
 
-    common = ("model=micro_t0", "recipe=micro", "reference=micro_gpt_l", "format=json")
+    common = ("recipe=micro", "reference=micro_gpt_l", "format=json")
     for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
-        found = json.loads(call(cost, *common, f"method={option}"))
+        model = "micro_gpt_s" if option == "icl_cached" else "micro_t0"  # an encoder cannot share demonstrations
+        found = json.loads(call(cost, *common, f"model={model}", f"method={option}"))
         assert found["flops.predict.measured"] > 0, option
 
 
@@ -79,6 +80,7 @@ def test_every_method_has_a_bill(call):
         (["input_tokens=0"], "input_tokens=0: expected a whole number of at least 1"),
         (["choices=two"], "choices=two"),
         (["shots=0"], "shots=0"),
+        (["method=icl_cached"], "method.cached=true: an encoder"),
         (["reference_method=lora"], "expected a method that reads examples"),
         (["method=icl", "reference_method=icl"], "expected a method that trains something"),
         (["model=gpt3_175b", "dataset=micro_rte", "lengths=dataset"], "no tokenizer of gpt3_175b"),

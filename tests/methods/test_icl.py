@@ -96,7 +96,7 @@ def test_an_ensemble_may_multiply_instead(backbones):
         return np.array([score.log_likelihoods for score in evaluate(adaptation, prompts, batch_size=4)[0]])
 
     each = [scores(InContextLearning(), example) for example in few_shot.examples]
-    product = scores(InContextLearning(strategy="ensemble", combine="multiplied"), *few_shot.examples)
+    product = scores(InContextLearning(strategy="ensemble_product"), *few_shot.examples)
     assert np.allclose(product, np.mean(each, axis=0), atol=1e-5, rtol=0)
 
 

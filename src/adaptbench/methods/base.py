@@ -135,6 +135,13 @@ class Method:
             InputError: names the setting.
         """
 
+    def check_model(self, backbone: Backbone) -> None:
+        """Find fault with a model, loaded or not, that the method cannot work on.
+
+        Raises:
+            InputError: says why.
+        """
+
     def missing(self) -> str | None:
         """What it needs from disk and does not find, with what to do about it; asked before a model is loaded."""
         return None

@@ -33,8 +33,8 @@ class InContextLearning(Method):
     source: ClassVar[str] = "arXiv 2005.14165"
 
     separator: str = "\n\n"
-    strategy: str = "concatenated"  # or "ensemble": one demonstration per pass, answers combined (2108.04106)
-    combine: str = "averaged"  # an ensemble's probabilities; or "multiplied"
+    strategy: str = "concatenated"
+    """Or a pass for each demonstration (2108.04106): ensemble averages probabilities, ensemble_product multiplies."""
     demonstration_template: str = "same"  # as the prompt's; "random": drawn for every demonstration
     cached: bool = False  # read the demonstrations once and share their keys and values (decoder-only models)
     order: str = "draw"  # "seeded": shuffled by the seed; "nearest_last": the most similar one next to the prompt
@@ -47,8 +47,7 @@ class InContextLearning(Method):
 
     def check(self) -> None:
         for name, known in (
-            ("strategy", ("concatenated", "ensemble")),
-            ("combine", ("averaged", "multiplied")),
+            ("strategy", ("concatenated", "ensemble", "ensemble_product")),
             ("demonstration_template", ("same", "random")),
             ("order", ("draw", "seeded", "nearest_last")),
         ):
@@ -67,11 +66,16 @@ class InContextLearning(Method):
     def equation(self) -> str:
         if self.channel:
             return "p(x | y_1, x_1, ..., y_K, x_K, y)"
-        if self.strategy == "ensemble":
-            return f"{'Π_k' if self.combine == 'multiplied' else '1/K Σ_k'} p(y | x_k, y_k, x)"
+        if self.each_alone:
+            return f"{'Π_k' if self.strategy == 'ensemble_product' else '1/K Σ_k'} p(y | x_k, y_k, x)"
         if self.calibrated:
             return f"{self.formula} / p(y | x_1, y_1, ..., x_K, y_K, content-free)"
         return self.formula
+
+    @property
+    def each_alone(self) -> bool:
+        """Every demonstration has a pass of its own."""
+        return self.strategy != "concatenated"
 
     @property
     def by_prompt(self) -> bool:
@@ -80,10 +84,9 @@ class InContextLearning(Method):
 
     def plan(self, shots: int) -> ReadingPlan:
         shown = min(shots, self.neighbours or shots)
-        each_alone = self.strategy == "ensemble"
         return ReadingPlan(
-            demonstrations=1 if each_alone else shown,
-            contexts=shown if each_alone else 1,
+            demonstrations=1 if self.each_alone else shown,
+            contexts=shown if self.each_alone else 1,
             budget=self.budget,
             shareable=not self.by_prompt,
             shared=self.cached,
@@ -91,11 +94,13 @@ class InContextLearning(Method):
             content_free=len(self.content_free) if self.calibrated else 0,
         )
 
-    def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+    def check_model(self, backbone: Backbone) -> None:
         if self.cached and backbone.is_encoder_decoder:
             raise InputError(
                 "method.cached=true: an encoder that looks both ways cannot share its demonstrations' keys"
             )
+
+    def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         return Adaptation(backbone, seeds, contexts=[Contexts(shared=self.cached) for _ in seeds])
 
     def adapt(
@@ -107,6 +112,7 @@ class InContextLearning(Method):
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
+        self.check_model(backbone)
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
         room = backbone.max_length - _longest_prompt(backbone, task, template) - len(_start_ids(backbone))
         if backbone.overlong == "truncate":
@@ -142,7 +148,7 @@ class InContextLearning(Method):
             demonstrations=min([count for _, count in fixed.values()] + ([self.neighbours] if self.neighbours else [])),
             shared=self.cached,
             channel=self.channel,
-            multiplied=self.combine == "multiplied",
+            multiplied=self.strategy == "ensemble_product",
             content_free=self._content_free(task, few_shot, names) if self.calibrated else {},
         )
 
@@ -164,7 +170,7 @@ class InContextLearning(Method):
 
         def assemble(prompts: Sequence[Prompt]) -> tuple[tuple[Context, ...], int]:
             each = [self._ids(backbone, prompt) for prompt in prompts]
-            if self.strategy == "ensemble":
+            if self.each_alone:
                 kept = [ids for ids in each if len(ids) <= room]
                 return tuple((*start, *ids) for ids in kept) or (start,), len(kept)
             kept = last_that_fit(each, room)
