@@ -1,6 +1,8 @@
 """Tiny models with random weights, real tokenizers, and the folder of real data if it is there."""
 
+import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,12 @@ def backbones(model_folders: dict[str, Path]) -> dict[str, Backbone]:
     for name, folder in model_folders.items():
         loaded[name] = load_backbone.__wrapped__(name, str(folder))
     return loaded
+
+
+@pytest.fixture(scope="session")
+def exact(backbones: dict[str, Backbone]) -> dict[str, Backbone]:
+    """The same models in double precision, where two ways to compute one thing agree far below what matters."""
+    return {
+        name: replace(backbone, model=copy.deepcopy(backbone.model).double(), dtype=torch.float64)
+        for name, backbone in backbones.items()
+    }

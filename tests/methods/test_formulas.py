@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from adaptbench.methods.fish_mask import delta_of
 from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
-from tests.conftest import tiny_model
+from tests.conftest import ARCHITECTURES, tiny_model
 from tests.methods.roster import VARIANTS
 
 EVERY = ("t5", "llama", "gpt2", "opt", "bert", "roberta")
@@ -178,7 +179,7 @@ def reference(variant):
         formula
         for kind, formula in {
             "adapter": adapter, "bitfit": bitfit, "compacter": compacter, "ia3": ia3, "lora": lora,
-            "intrinsic": intrinsic_said, "unipelt": unipelt, "prefix": prefix, "layernorm": prefix,
+            "intrinsic": intrinsic_said, "unipelt": unipelt, "prefix": prefix, "layernorm": prefix, "prompt": prefix,
         }.items()
         if variant.startswith(kind)
     )  # fmt: skip
@@ -231,8 +232,18 @@ def in_double_precision(architecture):
     return model
 
 
-@pytest.mark.parametrize("architecture", EVERY)
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if not name.endswith(("prompt", "_pt"))])
+def is_prompt(variant):
+    return variant.endswith(("prompt", "_pt"))
+
+
+CASES = [(v, a) for v in VARIANTS for a in EVERY if not (is_prompt(v) and a in ("bert", "roberta"))]
+
+
+def with_virtual_tokens(ids, count):
+    return torch.cat([-1 - torch.arange(count).expand(len(ids), -1), ids], 1)
+
+
+@pytest.mark.parametrize(("variant", "architecture"), CASES)
 def test_logits_and_gradients_equal_the_written_out_formula(double, architecture, variant, monkeypatch):
     method = VARIANTS[variant]
     model = in_double_precision(architecture)
@@ -245,8 +256,10 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
     ids = torch.randint(3, 150, (2, 7))
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids[:, :4]} if architecture == "t5" else {})}
     without = model(**inputs).logits
+    virtual = method.room() if is_prompt(variant) else (0, 0)  # before the input, and before what a decoder reads
+    room = dict(zip(("input_ids", "decoder_input_ids"), virtual, strict=True))
     with delta.attached(model):
-        ours = model(**inputs).logits
+        ours = model(**{name: with_virtual_tokens(own, room[name]) for name, own in inputs.items()}).logits
     weights = torch.randn_like(ours)
     (ours * weights).mean().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in delta.named_parameters()}
@@ -259,7 +272,7 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
     for site in anatomy.attentions if variant.startswith(("prefix", "unipelt")) else ():
         piece, module = delta.pieces[site.path.replace(".", "/")], other.get_submodule(site.path)
         prefixes[module] = [states[0] for states in network(delta, site) or (piece.key, piece.value)]
-        if variant == "unipelt":
+        if variant.startswith("unipelt"):
 
             def remember(module, inputs, named, path=site.path):
                 h = inputs[0] if inputs else named["hidden_states"]
@@ -271,12 +284,54 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
             norm(other, site, p[f"{site.path}.weight"], p.get(f"{site.path}.bias"))
     reference(variant)(other, anatomy, p, method)
     monkeypatch.setitem(AttentionInterface._global_mapping, IMPLEMENTATION, plain_attention(prefixes, gates))
+    if is_prompt(variant):  # vectors and embeddings put together by hand
+        kinds = {"input_ids": "encoder" if architecture == "t5" else "decoder", "decoder_input_ids": "decoder"}
+        embed = other.get_input_embeddings()
+        inputs = {
+            name.replace("input_ids", "inputs_embeds"): torch.cat(
+                [p[f"prompt.{kinds[name]}.vectors"].expand(len(own), -1, -1), embed(own)], 1
+            )
+            for name, own in inputs.items()
+        }
     theirs = other(**inputs).logits
     (theirs * weights).mean().backward()
     assert (ours - theirs).abs().max() < 1e-10
-    assert (ours - without).abs().max() > 1e-3
+    assert (ours[:, -without.shape[1] :] - without).abs().max() > 1e-3
     for name, parameter in delta.named_parameters():
         assert (gradients[name] - parameter.grad).abs().max() < 1e-10, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_mask_computes_with_the_chosen_values_in_their_places(double, architecture):
+    """FISH: logits and gradients of a model whose weights hold the trained values, put there by hand."""
+    model = in_double_precision(architecture)
+    generator = torch.Generator().manual_seed(2)
+    chosen = {
+        name: torch.randperm(parameter.numel(), generator=generator)[:5].sort().values
+        for name, parameter in model.named_parameters()
+    }
+    delta = delta_of(model, chosen)
+    with torch.no_grad():
+        for parameter in delta.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    ids = torch.randint(3, 150, (2, 7), generator=generator)
+    inputs = {"input_ids": ids, **({"decoder_input_ids": ids[:, :4]} if architecture == "t5" else {})}
+    with delta.attached(model):
+        ours = model(**inputs).logits
+    weights = torch.randn(ours.shape, generator=generator)
+    (ours * weights).mean().backward()
+
+    values = {name: delta.pieces[name.replace(".", "/")].values[0].detach().requires_grad_(True) for name in chosen}
+    changed = {}
+    for name, places in chosen.items():
+        weight = model.get_parameter(name)
+        changed[name] = weight.flatten().scatter(0, places, values[name]).view(weight.shape)
+    theirs = torch.func.functional_call(model, changed, (), inputs).logits
+    (theirs * weights).mean().backward()
+    assert (ours - theirs).abs().max() < 1e-10
+    for name in chosen:
+        own = delta.pieces[name.replace(".", "/")].values.grad[0]
+        assert (own - values[name].grad).abs().max() < 1e-10, name
 
 
 def network(delta, site):

@@ -1,6 +1,5 @@
 """Demonstrations read once, or one per pass, give what reading them plainly gives."""
 
-import copy
 import re
 from dataclasses import replace
 
@@ -36,11 +35,9 @@ def scores_of(method, backbone, shots=5, seeds=(0, 1)):
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_demonstrations_read_once_give_the_scores_of_reading_them_every_time(backbones, architecture):
-    single = backbones[architecture]
-    exact = replace(single, model=copy.deepcopy(single.model).double(), dtype=torch.float64)
-    _, _, naive = scores_of(InContextLearning(), exact)
-    adaptation, prompts, shared = scores_of(InContextLearning(cached=True), exact)
+def test_demonstrations_read_once_give_the_scores_of_reading_them_every_time(exact, architecture):
+    _, _, naive = scores_of(InContextLearning(), exact[architecture])
+    adaptation, prompts, shared = scores_of(InContextLearning(cached=True), exact[architecture])
     for plain_run, shared_run in zip(naive, shared, strict=True):
         for plain, once in zip(plain_run, shared_run, strict=True):
             assert np.allclose(plain.log_likelihoods, once.log_likelihoods, atol=1e-8, rtol=0)
@@ -100,10 +97,10 @@ def test_an_ensemble_may_multiply_instead(backbones):
     assert np.allclose(product, np.mean(each, axis=0), atol=1e-5, rtol=0)
 
 
-def test_cached_ensembles_and_calibration_equal_reading_every_time(backbones):
+def test_cached_ensembles_and_calibration_equal_reading_every_time(exact):
     for settings in ({"strategy": "ensemble"}, {"calibrated": True}, {"channel": True}):
         naive, shared = (
-            scores_of(InContextLearning(cached=c, **settings), backbones["llama"], 3)[2] for c in (False, True)
+            scores_of(InContextLearning(cached=c, **settings), exact["llama"], 3)[2] for c in (False, True)
         )
         for plain_run, shared_run in zip(naive, shared, strict=True):
             for plain, once in zip(plain_run, shared_run, strict=True):

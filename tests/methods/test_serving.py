@@ -47,15 +47,15 @@ def test_changes_of_weights_merge():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("variant", MERGING)
-def test_merged_weights_compute_the_same(backbones, architecture, variant):
-    backbone, method = backbones[architecture], VARIANTS[variant]
+def test_merged_weights_compute_the_same(exact, architecture, variant):
+    backbone, method = exact[architecture], VARIANTS[variant]
     adaptation = randomised(method.prepare(backbone, (1, 2)))
     rows = rows_of(backbone)
     before = log_p(backbone, rows)
     with adaptation.attached():
         attached = log_p(backbone, rows * 2)[len(rows) :]
     merged = log_p(method.merge(adaptation, run=1), rows)
-    assert (merged - attached).abs().max() < 1e-5 * attached.abs().max()
+    assert (merged - attached).abs().max() < 1e-5
     assert (merged - before).abs().max() > 1e-3
     assert torch.equal(log_p(backbone, rows), before)
 
@@ -86,9 +86,9 @@ def test_inference_is_billed_merged_and_unmerged(backbones):
 
 @pytest.mark.parametrize("architecture", ["t5", "gpt2"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_one_batch_serves_many_tasks(backbones, architecture, variant):
+def test_one_batch_serves_many_tasks(exact, architecture, variant):
     """Row n goes through adapter tasks[n]; the same as serving each adapter alone."""
-    adaptation = randomised(VARIANTS[variant].prepare(backbones[architecture], (1, 2, 3)).folded())
+    adaptation = randomised(VARIANTS[variant].prepare(exact[architecture], (1, 2, 3)).folded())
     backbone, tasks = adaptation.backbone, torch.tensor([2, 0, 0, 1])
     rows = rows_of(backbone)
     with adaptation.serving(tasks):
@@ -96,7 +96,7 @@ def test_one_batch_serves_many_tasks(backbones, architecture, variant):
     with adaptation.attached():
         every = log_p(backbone, rows * 3).unflatten(0, (3, len(rows)))
     alone = torch.stack([every[task, row] for row, task in enumerate(tasks.tolist())])
-    assert (mixed - alone).abs().max() < 1e-5 * alone.abs().max()
+    assert (mixed - alone).abs().max() < 1e-5
     assert (every[0] - every[1]).abs().max() > 1e-4
 
 

@@ -23,8 +23,8 @@ def alone(backbone, row, choice):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("choices", ["yes ||| no ||| maybe not so", "yes ||| no", "a good dog ||| the house was red"])
-def test_packed_choices_equal_each_choice_alone(backbones, architecture, choices):
-    backbone = backbones[architecture]
+def test_packed_choices_equal_each_choice_alone(exact, architecture, choices):
+    backbone = exact[architecture]
     rows = [encode(backbone, prompt) for prompt in evaluation_prompts(toy_task(9, choices), "random")]
     assert len({len(row.source) for row in rows}) > 1
     with torch.inference_mode():
@@ -32,18 +32,18 @@ def test_packed_choices_equal_each_choice_alone(backbones, architecture, choices
         for n, row in enumerate(rows):
             for c, choice in enumerate(row.choices):
                 expected = alone(backbone, row, choice)
-                assert torch.allclose(packed[n, c, : len(choice)], expected, atol=2e-5)
+                assert torch.allclose(packed[n, c, : len(choice)], expected, atol=1e-5, rtol=0)
                 assert (packed[n, c, len(choice) :] == 0).all()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_rows_may_have_different_numbers_of_choices(backbones, architecture):
-    backbone = backbones[architecture]
+def test_rows_may_have_different_numbers_of_choices(exact, architecture):
+    backbone = exact[architecture]
     two = [encode(backbone, p) for p in evaluation_prompts(toy_task(3, "yes ||| no"), "random")]
     four = [encode(backbone, p) for p in evaluation_prompts(toy_task(3, "yes ||| no ||| a ||| red dog"), "random")]
     with torch.inference_mode():
         mixed = token_log_probabilities(backbone, collate(two + four, backbone.pad_id))
         separate = token_log_probabilities(backbone, collate(two, backbone.pad_id))
     length = separate.shape[2]
-    assert torch.allclose(mixed[:3, :2, :length], separate, atol=2e-5)
+    assert torch.allclose(mixed[:3, :2, :length], separate, atol=1e-5, rtol=0)
     assert (mixed[:3, 2:] == 0).all()

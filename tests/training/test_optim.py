@@ -12,16 +12,17 @@ SHAPES = ((6, 4), (1, 7), (3, 2, 5), (6, 4))
 
 def gradients(step: int, run: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(100 * step + run)
-    return [torch.randn(shape, generator=generator) * (run + 1) for shape in SHAPES]
+    return [torch.randn(shape, generator=generator).double() * (run + 1) for shape in SHAPES]
 
 
+@pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("scale_parameter", [True, False])
 @pytest.mark.parametrize("kind", ["adafactor", "adamw"])
-def test_every_run_follows_the_reference_optimizer(kind, scale_parameter):
-    """100 steps of three runs at once against three reference optimizers, on vectors, matrices and stacks."""
+def test_every_run_follows_the_reference_optimizer(kind, scale_parameter, runs):
+    """100 steps of one or three runs at once against as many reference optimizers, on vectors, matrices and stacks."""
     torch.manual_seed(0)
-    runs, lr = 3, 0.01
-    stacked = [nn.Parameter(torch.randn(runs, *shape)) for shape in SHAPES]
+    lr = 0.01
+    stacked = [nn.Parameter(torch.randn(runs, *shape, dtype=torch.float64)) for shape in SHAPES]
     alone = [[nn.Parameter(parameter[run].detach().clone()) for parameter in stacked] for run in range(runs)]
     if kind == "adafactor":
         update = Adafactor(scale_parameter)
@@ -44,7 +45,7 @@ def test_every_run_follows_the_reference_optimizer(kind, scale_parameter):
         ours.step(lr, clip_norm=float("inf"), alive=alive)
     for run in range(runs):
         for parameter, own in zip(stacked, alone[run], strict=True):
-            assert (parameter[run] - own).abs().max() < 2e-6 * own.abs().max().clamp(min=1)
+            assert (parameter[run] - own).abs().max() < 1e-6
 
 
 def test_a_models_own_weights_are_trained_in_place():
