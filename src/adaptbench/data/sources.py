@@ -53,10 +53,8 @@ def _check(config: DatasetConfig) -> None:
         names = [columns] if isinstance(columns, str) else columns
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"dataset.columns.{field}={columns!r}: expected the name of a column, or a list of names")
-    if outside := [index for index in config.labels.values() if not 0 <= index < len(config.labels)]:
-        raise InputError(
-            f"dataset.labels: {outside[0]} is no index of a choice, expected 0 to {len(config.labels) - 1}"
-        )
+    if outside := [index for index in config.labels.values() if index < 0]:
+        raise InputError(f"dataset.labels: {outside[0]} is no index of a choice, expected 0 or more")
     if unknown := sorted(set(config.local) - {"train", "evaluation"}):
         raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train or evaluation")
 
