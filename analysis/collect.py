@@ -138,21 +138,21 @@ def name_variants(records: list[dict[str, Any]]) -> None:
             record["variant"] = ", ".join(f"{key.split('.')[-1]}={given.get(key, 'unset')}" for key in swept)
 
 
-def load_records(folder: Path) -> pd.DataFrame:
+def load_records(folder: Path) -> tuple[pd.DataFrame, int]:
     """One row per finished run, sorted by what it is, so that file names and directory order do not matter.
 
-    Records of an older schema answer questions that have since been asked anew: they are left out.
+    Records of an older schema answer questions that have since been asked anew: they are left out, and counted.
     """
-    records = [validate(record, path) for record, path in read_all(folder, "records")]
-    newest = max((record["schema"] for record in records), default=0)
-    records = [record for record in records if record["schema"] == newest]
+    every = [validate(record, path) for record, path in read_all(folder, "records")]
+    newest = max((record["schema"] for record in every), default=0)
+    records = [record for record in every if record["schema"] == newest]
     name_variants(records)
     identity = ["method", "model", "variant", "dataset", "seed", "run_id"]
     frame = pd.DataFrame(records, columns=list(dict.fromkeys(key for r in records for key in r)) or identity)
     for key in (*SHARES, *MEASURES, *EXTRAS):
         if key in frame:
             frame[key] = frame[key].astype(float)
-    return frame.sort_values(identity, ignore_index=True)
+    return frame.sort_values(identity, ignore_index=True), len(every) - len(records)
 
 
 def load_failures(folder: Path, finished: set[str]) -> pd.DataFrame:
@@ -242,11 +242,10 @@ def load(folder: Path) -> Experiment:
     """The experiment in `folder`; a ReportError if there is nothing to report on."""
     if not folder.is_dir():
         raise ReportError(f"{folder}: no such folder, expected outputs/<experiment> with records/*.json")
-    records = load_records(folder)
+    records, outdated = load_records(folder)
     failures = load_failures(folder, set(records["run_id"]))
     if records.empty:
         failed = f" ({len(failures)} failed; the first: {failures['error'].iloc[0]})" if len(failures) else ""
         raise ReportError(f"{folder}: no finished run in records/*.json{failed}")
     unscored = records["score"].isna()
-    outdated = len(read_all(folder, "records")) - len(records)
     return Experiment(folder, records[~unscored].reset_index(drop=True), failures, records[unscored], outdated)

@@ -43,10 +43,9 @@ def growth(summary: Summary) -> list[str]:
         pair = summary.compare(sizes[-1], sizes[0]) if len(sizes) > 1 else None
         if pair is not None:
             steps = ", ".join(f"{percent(arm.accuracy)} % on {arm.model}" for arm in sizes)
-            known = "more than chance explains" if pair.told_apart else "which these runs cannot tell from chance"
             sentences.append(
                 f"By size, {sizes[0].name} reaches {steps}: from smallest to largest {signed(pair.difference)} points "
-                f"in paired runs ({signed(pair.low)} to {signed(pair.high)}), {known}."
+                f"in paired runs ({signed(pair.low)} to {signed(pair.high)}), {known(pair)}."
             )
     return sentences
 
@@ -99,8 +98,11 @@ def verdict(pair: Comparison) -> str:
     side = "above" if pair.difference > 0 else "below"
     points = f"{percent(abs(pair.difference))} points {side} it in paired runs"
     bounds = f"95 % interval {signed(pair.low)} to {signed(pair.high)}"
-    known = "more than chance explains" if pair.told_apart else "which these runs cannot tell from chance"
-    return f"{points} ({bounds}), {known}"
+    return f"{points} ({bounds}), {known(pair)}"
+
+
+def known(pair: Comparison) -> str:
+    return "more than chance explains" if pair.told_apart else "which these runs cannot tell from chance"
 
 
 def costs(tuned: Arm, icl: Arm) -> list[str]:

@@ -34,8 +34,7 @@ from adaptbench.costs.quote import BreakEven, Cell, Quote, break_even, quote, sp
 from adaptbench.data.example import TaskData
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
-from adaptbench.models.anatomy import ENCODERS_ONLY
-from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
+from adaptbench.models.backbone import Backbone, check_scores, meta_backbone, resolve_path
 from experiments.bill_text import as_json, table
 from experiments.commandline import CONF, one_clear_line, program_arguments, take_option
 
@@ -110,11 +109,8 @@ def take_numbers(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[str
 
 def _composed(overrides: list[str]) -> Config:
     with initialize_config_dir(CONF, version_base="1.3"):
-        return resolve(
-            compose(
-                "config", program_arguments(["recipe=tfew", *(part for one in overrides for part in _any_model(one))])
-            )
-        )
+        given = ["recipe=tfew", *(part for one in overrides for part in _any_model(one))]
+        return resolve(compose("config", program_arguments(given)))
 
 
 def _any_model(override: str) -> list[str]:
@@ -131,10 +127,7 @@ def _any_model(override: str) -> list[str]:
 def _backbone(config: Config) -> Backbone:
     model = config.model
     backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
-    if backbone.model.config.model_type in ENCODERS_ONLY:
-        raise InputError(
-            f"model={model.name}: {backbone.model.config.model_type} is an encoder and cannot score answers"
-        )
+    check_scores(backbone.model.config, f"model={model.name}")
     return backbone
 
 

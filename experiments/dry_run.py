@@ -18,7 +18,7 @@ from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
+from adaptbench.models.backbone import Backbone, meta_backbone, positions, resolve_path
 from adaptbench.runner import Cell, prepare_cell
 from adaptbench.training.stream import DRAWN
 
@@ -166,9 +166,7 @@ def _padded(batch: Sequence[Shape]) -> Shape:
 
 def _limit(config: Config, backbone: Backbone) -> int:
     """Most tokens of an input: as configured, the model's positions, or the T5 tokenizers' 512."""
-    own: Any = backbone.model.config
-    positions = getattr(own, "max_position_embeddings", None) or getattr(own, "n_positions", None)
-    return config.model.max_length or (positions if positions and not backbone.is_encoder_decoder else 512)
+    return config.model.max_length or positions(backbone.model.config) or 512
 
 
 @lru_cache(maxsize=4)

@@ -43,7 +43,7 @@ from adaptbench.methods.ia3 import IA3
 from adaptbench.microworld import corpus, world
 from adaptbench.microworld.models import gpt_model, t5_model
 from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
-from adaptbench.models.backbone import load, load_backbone
+from adaptbench.models.backbone import Backbone, load, load_backbone
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm
 from experiments.commandline import CONF, one_clear_line
@@ -86,23 +86,26 @@ def continued_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
 def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     """(IA)^3 on a frozen T0, trained on the mixture T0 was trained on (paper, section 3.4)."""
     backbone = load_backbone(recipe.start, str(finished(recipe.start, cfg)), "float32", None, "cpu")
-    delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
-    assert delta is not None
-    return Trainee(backbone.model, delta, t5_loss(backbone.model, cfg.seed), lambda: delta.attached(backbone.model))
+    return vectors_on(backbone, cfg.seed, t5_loss(backbone.model, cfg.seed))
 
 
 def ia3_on_mixture(recipe: DictConfig, cfg: DictConfig) -> Trainee:
     """(IA)^3 on any frozen model, trained on the right answers of a mixture of data sets (paper, section 3.4)."""
     config, mixture = composed(recipe)
     backbone = load(config.model, config.device)
-    delta = IA3().prepare(backbone, seeds=[cfg.seed]).delta
-    assert delta is not None
 
     def loss(stage: DictConfig, step: int) -> Tensor:
         rows = [encode(backbone, prompt) for prompt in mixture.batch(cfg.seed, step, stage.batch)]
         batch = collate(rows, backbone.pad_id).to(backbone.device)
         return lm(token_log_probabilities(backbone, batch), batch.target_mask, batch.label).mean()
 
+    return vectors_on(backbone, cfg.seed, loss)
+
+
+def vectors_on(backbone: Backbone, seed: int, loss: Loss) -> Trainee:
+    """(IA)^3 on a frozen model, starting from ones."""
+    delta = IA3().prepare(backbone, seeds=[seed]).delta
+    assert delta is not None
     return Trainee(backbone.model, delta, loss, lambda: delta.attached(backbone.model))
 
 
@@ -115,7 +118,7 @@ def t5_loss(model: PreTrainedModel, seed: int) -> Loss:
 
 
 def finished(name: str, cfg: DictConfig) -> Path:
-    folder = Path(cfg.output) / name
+    folder = folder_of(name, cfg)
     if not (folder / "provenance.json").exists():
         raise InputError(f"models: {folder} is not there to continue from; train {name} first")
     return folder

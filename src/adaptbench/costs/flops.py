@@ -98,13 +98,13 @@ class StepPrices:
         return self.predict(shape) + round(attention * context * own)
 
     def _price(self, kind: str, shape: Shape) -> int:
-        if not self._run.adaptation.backbone.packs_choices:  # the prompt is read once per choice: another polynomial
+        if not self.backbone.packs_choices:  # the prompt is read once per choice: another polynomial
             return self._exact(kind, shape)
         powers = _powers(shape.source, self._choice_tokens(shape))
         return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers
 
     def _choice_tokens(self, shape: Shape) -> int:
-        backbone = self._run.adaptation.backbone
+        backbone = self.backbone
         read = shape.target if backbone.is_encoder_decoder else shape.target - 1
         return shape.choices * (read + backbone.virtual_tokens_of_choice)
 

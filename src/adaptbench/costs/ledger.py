@@ -12,6 +12,7 @@ from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, trai
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape, shape_of
 from adaptbench.methods.base import Adaptation, Method
+from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.evaluate import Reading
 
@@ -79,12 +80,12 @@ class CostLedger:
             + sum(map(self._prices.read_once, map(len, contexts)))
             + total(self._after, calibration),
             flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps)))
-            + self._paper(paper.predict, sum(map(len, contexts)) + _unread(calibration)),
+            + self._paper(paper.predict, sum(map(len, contexts)) + sum(_tokens(shape) for shape, _ in calibration)),
             flops_predict=total(self._after, singles) / predictions,
-            flops_predict_paper=self._paper(paper.predict, _unread(singles) / predictions),
+            flops_predict_paper=self._paper(paper.predict, sum(_tokens(shape) for shape, _ in singles) / predictions),
             memory_adapt=self._train_memory(_largest(steps)) if steps else None,
             memory_predict=self._memory(singles),
-            kv_cache=self._kv_cache(adaptation, max(map(len, _held(readings)))),
+            kv_cache=self._kv_cache(adaptation, _most_held(readings)),
             flops_predict_merged=(
                 total(self._merged_prices.predict, [shape for shape, _ in singles]) / predictions
                 if self._merged_prices
@@ -94,13 +95,12 @@ class CostLedger:
 
     def _memory(self, singles: Sequence[tuple[Shape, int]]) -> Memory:
         """The peak of the largest pass; with keys and values held where they have been read already."""
+        largest = _largest([shape for shape, _ in singles])
         longest = max(already_read for _, already_read in singles)
-        own = [replace(shape, source=shape.source - already_read) for shape, already_read in singles]
-        return self._cached_memory(_largest(own), longest) if longest else self._predict_memory(_largest(own))
+        return self._cached_memory(largest, longest) if longest else self._predict_memory(largest)
 
     def _after(self, reading: tuple[Shape, int]) -> int:
-        shape, already_read = reading
-        return self._prices.predict_after(replace(shape, source=shape.source - already_read), already_read)
+        return self._prices.predict_after(*reading)
 
     def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
         return formula(self._total_parameters, self._is_encoder_decoder, tokens)
@@ -112,21 +112,18 @@ class CostLedger:
         return kv_cache_bytes(adaptation.backbone.anatomy, tokens, adaptation.backbone.dtype)
 
 
-def _held(readings: Sequence[Reading]) -> list[tuple[int, ...]]:
-    """For every prompt the tokens of all its contexts, one after the other."""
-    contexts: dict[int, dict[tuple[int, ...], None]] = {}
+def _most_held(readings: Sequence[Reading]) -> int:
+    """Tokens of all contexts of the prompt that has most."""
+    contexts: dict[int, set[Context]] = {}
     for reading in readings:
-        contexts.setdefault(reading.prompt, {})[reading.context] = None
-    return [tuple(token for context in own for token in context) for own in contexts.values()]
+        contexts.setdefault(reading.prompt, set()).add(reading.context)
+    return max(sum(map(len, own)) for own in contexts.values())
 
 
 def _sizes(reading: Reading) -> tuple[Shape, int]:
-    """What a reading reads, and how many of its source tokens have been read already."""
-    return shape_of([reading.encoded]), len(reading.context) if reading.shared else 0
-
-
-def _unread(sizes: Sequence[tuple[Shape, int]]) -> int:
-    return sum(_tokens(shape) - already_read for shape, already_read in sizes)
+    """What a reading reads, and how many tokens before it have been read already."""
+    shape, already_read = shape_of([reading.encoded]), len(reading.context) if reading.shared else 0
+    return replace(shape, source=shape.source - already_read), already_read
 
 
 def _tokens(shape: Shape) -> int:

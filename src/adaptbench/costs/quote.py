@@ -6,7 +6,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptbench.costs import paper
 from adaptbench.costs.cached import CachedFlops, cached_flops, cached_memory
@@ -19,7 +19,7 @@ from adaptbench.costs.storage import stored_bytes
 from adaptbench.data.batching import Shape
 from adaptbench.methods.base import Method
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import Backbone
+from adaptbench.models.backbone import Backbone, positions
 
 if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
@@ -220,8 +220,7 @@ def quote(cell: Cell) -> Quote:
 def _notes(cell: Cell) -> list[str]:
     """What the numbers assume."""
     backbone, lengths, plan, found = cell.backbone, cell.lengths, cell.plan, []
-    config: Any = backbone.model.config
-    limit = getattr(config, "max_position_embeddings", None) if not backbone.is_encoder_decoder else None
+    limit = positions(backbone.model.config)
     needed = cell.context + lengths.input + lengths.choice
     if limit and needed > limit:
         found.append(

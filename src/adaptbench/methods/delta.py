@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adaptbench.methods import hooks
@@ -181,9 +181,6 @@ class Delta(nn.Module):
 
     def save(self, folder: Path, run: int) -> None:
         save_file(self.state_of(run), folder / "adapter.safetensors")
-
-    def load(self, folder: Path, run: int) -> None:
-        self.load_state_of(run, load_file(folder / "adapter.safetensors"))
 
     def _pieces(self) -> list[Piece]:
         return list(self.pieces.values())  # type: ignore[arg-type]

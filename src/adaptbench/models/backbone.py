@@ -102,8 +102,7 @@ def load_backbone(
     config = load_config(path)
     if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
         raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
-    if config.model_type in ENCODERS_ONLY:
-        raise InputError(f"model.path={path!r}: {config.model_type} is an encoder and cannot score answers")
+    check_scores(config, f"model.path={path!r}")
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     target = torch.device(pick_device(device))
     placing = placement(device_map, quantization, getattr(torch, dtype), target)
@@ -190,10 +189,24 @@ def pick_device(device: str) -> str:
 
 def _own_limit(config: Any, tokenizer: Any) -> int:
     """Learned or rotary positions bound the length; T5's relative ones do not, its tokenizer's number is advice."""
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if positions and not config.is_encoder_decoder:
-        return positions
-    return tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else NO_LIMIT
+    return positions(config) or min(tokenizer.model_max_length, NO_LIMIT)
+
+
+def positions(config: Any) -> int | None:
+    """How many positions a decoder-only model has; None where they do not bound its inputs."""
+    if config.is_encoder_decoder:
+        return None
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def check_scores(config: Any, named: str) -> None:
+    """Refuse an architecture that cannot score answers.
+
+    Raises:
+        InputError: it is an encoder.
+    """
+    if config.model_type in ENCODERS_ONLY:
+        raise InputError(f"{named}: {config.model_type} is an encoder and cannot score answers")
 
 
 def _cannot_load(path: str, error: Exception) -> InputError:
