@@ -5,7 +5,6 @@ length normalisation. `python -m analysis.report` reads an archive as it reads t
 same page. What is left out: adapters, prompts, and the log-likelihoods behind the answers.
 """
 
-import argparse
 import gzip
 import json
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.collect import Experiment, ReportError, load, read_all
+from analysis.collect import Arguments, Experiment, ReportError, load, read_all
 
 
 def pack(folder: Path, target: Path) -> list[Path]:
@@ -53,13 +52,13 @@ def outcomes(experiment: Experiment) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.archive", description=__doc__)
+    parser = Arguments(prog="python -m analysis.archive", description=__doc__)
     parser.add_argument("folder", type=Path, help="outputs/<experiment>, with records/*.json in it")
     parser.add_argument("target", type=Path, help="where the archive goes")
-    given = parser.parse_args(arguments)
     try:
+        given = parser.parse_args(arguments)
         written = pack(given.folder, given.target)
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for path in written:

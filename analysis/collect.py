@@ -5,6 +5,7 @@ nothing else. A record is one finished run (method x model x dataset x seed) wit
 names.
 """
 
+import argparse
 import gzip
 import json
 import math
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,13 @@ FAILURE_COLUMNS = ("run_id", "method", "model", "dataset", "seed", "error", "tra
 
 class ReportError(Exception):
     """What is wrong with the input and where, in one line."""
+
+
+class Arguments(argparse.ArgumentParser):
+    """The command line of a program; what is wrong with it is a ReportError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ReportError(f"{message} (see --help)")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 python -m analysis.recomputed outputs/table1
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +14,7 @@ import pandas as pd
 from analysis import figures
 from analysis.appearance import look
 from analysis.charts import Tally, break_even
-from analysis.collect import ReportError, read_json
+from analysis.collect import Arguments, ReportError, read_json
 from analysis.published import published
 from analysis.typeset import Panel, Table, power, significant, size, to_text, write
 
@@ -122,12 +121,12 @@ def _with(text: str, name: str | None, off: dict[str, float]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.recomputed", description=__doc__)
+    parser = Arguments(prog="python -m analysis.recomputed", description=__doc__)
     parser.add_argument("folder", type=Path, help="with the bills.json of experiments.table1 in it")
-    folder: Path = parser.parse_args(arguments).folder
     try:
+        folder: Path = parser.parse_args(arguments).folder
         print(build(folder))
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(folder / "tables" / "table1_costs.md")

@@ -1,6 +1,5 @@
 """Tables, figures and one self-contained page from records: `python -m analysis.report outputs/<experiment>`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 
 from analysis import cost_figures, figures, tables
 from analysis.ablations import ABLATIONS
-from analysis.collect import Experiment, ReportError, load
+from analysis.collect import Arguments, Experiment, ReportError, load
 from analysis.summary import Summary, summarise
 from analysis.typeset import Best, Table, powers, to_text, write
 from analysis.verdicts import claims, headline
@@ -131,12 +130,12 @@ def described(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser = Arguments(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="outputs/<experiment>, with records/*.json in it")
-    folder: Path = parser.parse_args(arguments).folder
     try:
+        folder: Path = parser.parse_args(arguments).folder
         summary, page = build(folder)
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if summary is None:

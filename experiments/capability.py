@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from adaptbench.config import register_schemas
 from adaptbench.errors import InputError
 from adaptbench.microworld import tasks
+from adaptbench.preflight import check_output
 from analysis.collect import load
 from analysis.summary import Arm, build_arms
 from experiments.cells import failed, refused, run_in_parallel
@@ -58,10 +59,14 @@ def options(arguments: list[str]) -> dict[str, str]:
     known = {"workers": str(os.cpu_count() or 1), "limit": "100", "output": "outputs/capability"}
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name not in known or not value or (name != "output" and not value.isdigit()):
+        if name not in known or not value or (name != "output" and not _counts(value)):
             raise InputError(f"{argument!r}: expected workers=<number>, limit=<number> or output=<folder>")
         known[name] = value
     return known
+
+
+def _counts(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
 
 
 def report(folder: Path) -> list[str]:
@@ -114,6 +119,7 @@ def main() -> None:
     with one_clear_line():
         chosen = options(sys.argv[1:])
         waiting = cells(int(chosen["limit"]), chosen["output"])
+        check_output(Path(chosen["output"]), "output")
         with sweep_progress(sum(len(cell.seeds) for cell in waiting)) as bar:
             for finished in run_in_parallel(waiting, int(chosen["workers"])):
                 bar.update(finished)

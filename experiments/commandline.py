@@ -1,11 +1,14 @@
 """What the programs share on the command line: bad input ends in one clear line and exit code 2."""
 
+import argparse
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from hydra.errors import HydraException
@@ -13,16 +16,27 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adaptbench.errors import InputError
 
-CONF = str(Path(__file__).parents[1] / "conf")
+REPOSITORY = Path(__file__).parents[1]
+IN_REPOSITORY = (REPOSITORY / "src" / "adaptbench").is_dir()  # or else this is an installed package
 
+
+def configuration() -> Path:
+    """The folder of YAML files: conf/ of the repository, or the copy of it inside an installed package."""
+    return REPOSITORY / "conf" if IN_REPOSITORY else Path(str(resources.files("adaptbench"))) / "conf"
+
+
+CONF = str(configuration())
 
 # Settings that are dictionaries of the user's own keys: Hydra wants `+` before those, and people forget it.
-OPEN = ("dataset.columns", "dataset.labels", "dataset.local", "dataset.templates")
+OPEN = (
+    *("dataset.columns", "dataset.labels", "dataset.local", "dataset.templates"),
+    *("method.arguments", "model.shape"),
+)
 
 
 def program_arguments(arguments: list[str]) -> list[str]:
     """Accept `+experiment=x` and `+dry_run=true` without the plus, `dataset.labels={..}` for `+dataset.labels={..}`,
-    and `-m` at any place."""
+    `method.arguments.r=4` for `++method.arguments.r=4`, and `-m` at any place."""
     multirun = [one for one in arguments if one in ("-m", "--multirun")]
     return multirun + [_spelled(one) for one in arguments if one not in ("-m", "--multirun")]
 
@@ -31,6 +45,8 @@ def _spelled(argument: str) -> str:
     if argument.startswith(("+experiment=", "+dry_run=")):
         return argument[1:]
     name, _, value = argument.partition("=")
+    if name.startswith(tuple(f"{setting}." for setting in OPEN)):
+        return f"++{argument}"
     return f"+{argument}" if name in OPEN and value.startswith("{") else argument
 
 
@@ -42,15 +58,65 @@ def take_option(arguments: list[str], name: str, known: tuple[str, ...]) -> tupl
     return values[-1], [one for one in arguments if not one.startswith(f"{name}=")]
 
 
+def at_least_one(text: str) -> int:
+    """A whole number of at least one, as a type of `Options`."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def plain_name(text: str) -> str:
+    """The name of a file that is no path, as a type of `Options`."""
+    if not text or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a name, not a path")
+    return text
+
+
+def check_kinds(given: Any, default: Any, name: str = "") -> None:
+    """Whether settings that have no schema are of the kind of their defaults: numbers (none negative), texts, lists.
+
+    Raises:
+        InputError: names the setting, its value and what was expected.
+    """
+    if isinstance(default, dict) and isinstance(given, dict):
+        for key, value in given.items():
+            if key in default:
+                check_kinds(value, default[key], f"{name}.{key}".lstrip("."))
+        return
+    if isinstance(default, list) and isinstance(given, list):
+        for position, value in enumerate(given):
+            if default:
+                check_kinds(value, default[0], f"{name}[{position}]")
+        return
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    if isinstance(given, bool) != isinstance(default, bool) or not isinstance(given, wanted):
+        raise InputError(f"{name}={given!r}: expected {KINDS[type(default)]}, such as {default!r}")
+    if isinstance(given, int | float) and given < 0:
+        raise InputError(f"{name}={given!r}: expected at least 0")
+
+
+KINDS: dict[type, str] = {
+    **{bool: "true or false", int: "a whole number", float: "a number"},
+    **{str: "a text", list: "a list", dict: "a dictionary"},
+}
+
+
 @contextmanager
 def one_clear_line() -> Iterator[None]:
     """Turn what is wrong with the input into one line on standard error and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: Hydra would print them over many lines
     try:
         yield
-    except (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+class Options(argparse.ArgumentParser):
+    """Options with dashes, for programs that have no Hydra configuration: what is wrong with them is one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
 
 
 def _explain(error: BaseException) -> str:
@@ -60,7 +126,10 @@ def _explain(error: BaseException) -> str:
         error = error.__cause__
         messages.append(str(error))
     lines = [line.strip() for message in messages for line in message.splitlines()]
-    shown = [line for line in dict.fromkeys(lines) if line and not line.startswith(_NOISE)]
+    shown: list[str] = []
+    for line in lines:
+        if line and not line.startswith(_NOISE) and not any(line in earlier for earlier in shown):
+            shown.append(line)
     return re.sub(r":[;,] ", ": ", ", ".join(shown))
 
 

@@ -8,6 +8,7 @@ loaded; it includes what the allocator keeps for later.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from adaptbench.models.backbone import load
 from adaptbench.runner import prepare_cell
 from adaptbench.scoring.evaluate import evaluate, readings
 from experiments.bill_text import size
-from experiments.commandline import CONF, one_clear_line, program_arguments, take_option
+from experiments.commandline import CONF, REPOSITORY, one_clear_line, program_arguments, take_option
 
 STEPS, PROMPTS = 3, 8
 Found = dict[str, object]
@@ -53,8 +54,9 @@ PHASES = ("adapt", "predict")
 
 
 def _in_fresh_process(overrides: list[str], phase: str) -> Found:
-    command = [sys.executable, "-m", "experiments.memory", f"phase={phase}", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-m", "experiments.memory", f"phase={phase}", *overrides]
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))  # and not the user's folder
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         sys.stderr.write(done.stderr)
         sys.exit(done.returncode)

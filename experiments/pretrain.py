@@ -44,9 +44,10 @@ from adaptbench.microworld import corpus, world
 from adaptbench.microworld.models import gpt_model, t5_model
 from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
 from adaptbench.models.backbone import Backbone, load, load_backbone
+from adaptbench.preflight import check_output
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm
-from experiments.commandline import CONF, one_clear_line
+from experiments.commandline import CONF, check_kinds, one_clear_line
 from experiments.mixture import composed
 
 Loss = Callable[[DictConfig, int], Tensor]  # (stage, step) -> a scalar
@@ -261,11 +262,26 @@ def pretrain(cfg: DictConfig) -> None:
     unknown = [name for name in cfg.models if name not in known]
     if unknown:
         raise InputError(f"models={unknown}: expected some of {known}")
+    _check(cfg)
     for name in cfg.models:
         trainee, state = train(name, cfg)
         folder = ship(name, trainee, state, cfg)
         unfinished(name, cfg).unlink(missing_ok=True)
         print(f"{name}: {state['step']} steps, {state['seconds']:.0f} s, saved to {folder}")
+
+
+def _check(cfg: DictConfig) -> None:
+    """Settings are of the right kind, and what is trained can be kept: known before hours are spent on it."""
+    default: Any = OmegaConf.to_container(OmegaConf.load(Path(CONF) / "pretrain.yaml"))
+    check_kinds(OmegaConf.to_container(cfg, resolve=True), default)
+    if cfg.checkpoint_every < 1:
+        raise InputError(f"checkpoint_every={cfg.checkpoint_every}: expected at least 1")
+    shipped = [name for name in cfg.models if not cfg[name].get("output")]
+    if shipped and cfg.output == default["output"] and not Path(cfg.output).is_dir():
+        raise InputError(f"output={cfg.output!r}: not here; say where {', '.join(shipped)} should go: output=<folder>")
+    for name in cfg.models:
+        check_output(folder_of(name, cfg), f"output of {name}")
+    check_output(Path(cfg.checkpoints), "checkpoints")
 
 
 def main() -> None:

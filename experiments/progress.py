@@ -54,8 +54,14 @@ def cell_progress(config: Config) -> Iterator[tuple[Callable[[], None], Callable
         _sweep.set_postfix_str(f"{config.method.name} {config.model.name} {config.dataset.name}", refresh=False)
         yield _count(_sweep), lambda _line: None
         return
-    with _bar(len(config.seeds), config.progress) as bar:
+    with _bar(len(config.seeds), config.progress, delay=2) as bar:  # bad input is known by then, and no bar above it
         yield _count(bar), lambda line: tqdm.write(line)
+
+
+def warn(line: str) -> None:
+    """A line on standard error, above the bar. A worker is silent: what it has to say goes to its parent."""
+    if not _silent:
+        tqdm.write(line, file=sys.stderr)
 
 
 def _count(bar: tqdm) -> Callable[[], None]:
@@ -65,6 +71,6 @@ def _count(bar: tqdm) -> Callable[[], None]:
     return advance
 
 
-def _bar(runs: int, show: bool) -> tqdm:
+def _bar(runs: int, show: bool, delay: float = 0) -> tqdm:
     every = 1 if sys.stderr.isatty() else 20  # seconds: a log file needs fewer lines than a terminal
-    return tqdm(total=runs, unit="run", desc="runs", disable=not show, mininterval=every, smoothing=0.05)
+    return tqdm(total=runs, unit="run", desc="runs", disable=not show, mininterval=every, smoothing=0.05, delay=delay)

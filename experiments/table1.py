@@ -19,6 +19,7 @@ from adaptbench.costs.quote import Spent
 from adaptbench.costs.table1 import NOMINAL, Sources, rows
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import meta_backbone
+from adaptbench.preflight import check_output
 from experiments.commandline import CONF, one_clear_line
 from experiments.cost import take_text
 
@@ -32,6 +33,7 @@ def main() -> None:
         if rest:
             raise InputError(f"{rest[0]}: unknown; the only option is output=<folder>")
         folder = Path(output or "outputs/table1")
+        check_output(folder, "output")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "bills.json").write_text(json.dumps(bills(), indent=1) + "\n")
 

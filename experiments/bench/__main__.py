@@ -4,7 +4,6 @@ Every comparison runs both sides in turn, several times, and reports the ratio o
 machine's speed drifts. The outputs of both sides are checked to agree before anything is timed.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -23,14 +22,16 @@ from adaptbench.data.sources import load_task
 from adaptbench.methods import METHODS
 from adaptbench.methods.base import Adaptation, TrainedMethod
 from adaptbench.models.backbone import Backbone, load_backbone
+from adaptbench.preflight import check_output
 from adaptbench.record import now
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.metrics import predict
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.stream import evaluation_prompts
+from experiments.bench import RESULTS
+from experiments.commandline import Options, at_least_one, one_clear_line, plain_name
 
 SEEDS = (42, 1024, 0, 1, 32)
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,16 @@ def measure(comparison: Comparison, pairs: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5, help="how often each pair is timed (default 5)")
-    parser.add_argument("--steps", type=int, default=30, help="training steps of one timing (default 30)")
-    parser.add_argument("--name", default="cpu", help="of the result file, <folder>/<name>.json (default cpu)")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go (default: beside this program)")
-    arguments = parser.parse_args()
+    parser = Options(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("--pairs", type=at_least_one, default=5, help="how often each pair is timed (default 5)")
+    parser.add_argument("--steps", type=at_least_one, default=30, help="training steps of one timing (default 30)")
+    parser.add_argument(
+        "--name", type=plain_name, default="cpu", help="of the result file, <folder>/<name>.json (default cpu)"
+    )
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go (default %(default)s)")
+    with one_clear_line():
+        arguments = parser.parse_args()
+        check_output(arguments.folder, "--folder")
     t5 = load_backbone("micro_t0", "microworld:micro_t0")
     rte = load_task(DatasetConfig(name="micro_rte", source="microworld"))
     hswag = load_task(DatasetConfig(name="micro_hswag", source="microworld"))

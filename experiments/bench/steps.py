@@ -7,7 +7,6 @@ paper's, 8 examples of 103 tokens. FLOPs are counted per run on the meta device,
 accelerator for the large shapes; any shape works on a CPU (`--model micro_t0`), where memory is not measured here.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -28,16 +27,15 @@ from adaptbench.costs.memory import train_memory
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods.base import Adaptation
-from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.backbone import NO_LIMIT, Backbone, load_config, pick_device
+from adaptbench.preflight import check_output
 from adaptbench.record import now
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
-from experiments.commandline import CONF, one_clear_line
-
-RESULTS = Path(__file__).parent / "results"
+from experiments.bench import RESULTS
+from experiments.commandline import CONF, Options, at_least_one, one_clear_line, plain_name
 
 
 def random_backbone(config: Config, device: torch.device) -> Backbone:
@@ -49,7 +47,7 @@ def random_backbone(config: Config, device: torch.device) -> Backbone:
     with torch.device(device):
         drawn = auto.from_config(shape, dtype=dtype, attn_implementation=IMPLEMENTATION)
     drawn.requires_grad_(False).train()
-    return Backbone(model.name, drawn, None, anatomy_of(drawn), device, dtype, NO_LIMIT)
+    return Backbone(model.name, drawn, None, device, dtype, NO_LIMIT)
 
 
 def random_batch(shape: Shape, vocabulary: int, device: torch.device) -> Batch:
@@ -115,17 +113,20 @@ def measure(backbone: Backbone, config: Config, runs: int, steps: int, one: Shap
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.steps", description=__doc__)
+    parser = Options(prog="python -m experiments.bench.steps", description=__doc__)
     parser.add_argument("--model", default="t0_3b", help="an option of conf/model (default t0_3b)")
     parser.add_argument("--methods", nargs="+", default=["ia3", "lora", "adapter", "prefix"], help="of conf/method")
-    parser.add_argument("--runs", nargs="+", type=int, default=[1, 5], help="fused runs (default 1 5)")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
-    parser.add_argument("--input-tokens", type=int, default=Lengths().input, help="default: the paper's average")
+    parser.add_argument("--runs", nargs="+", type=at_least_one, default=[1, 5], help="fused runs (default 1 5)")
+    parser.add_argument("--steps", type=at_least_one, default=20, help="timed steps (default 20)")
+    parser.add_argument(
+        "--input-tokens", type=at_least_one, default=Lengths().input, help="default: the paper's average"
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default="steps", help="of the result file, <folder>/<name>.json")
-    parser.add_argument("--folder", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    parser.add_argument("--name", type=plain_name, default="steps", help="of the result file, <folder>/<name>.json")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go (default %(default)s)")
     with one_clear_line():
+        given = parser.parse_args()
+        check_output(given.folder, "--folder")
         register_schemas()
         with initialize_config_dir(CONF, version_base="1.3"):
             configs = [resolve(compose("config", ["recipe=tfew", f"model={given.model}", f"method={m}"]))

@@ -15,12 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
-from adaptbench.models.backbone import known_weights
+from adaptbench.models.backbone import LOGITS_LIMIT, resolve_path
+from adaptbench.models.identity import content_id
 
 NORMS = ("token", "none", "character", "byte")
 LOSSES = ("lm", "unlikelihood", "length_normalized")
 DTYPES = ("float32", "bfloat16", "float16")
-WHEREABOUTS = ("folder", "local", "draws", "fetch")  # of a dataset's files: their content has its own fingerprint
 
 
 @dataclass
@@ -29,7 +29,10 @@ class ModelConfig:
 
     name: str = MISSING
     path: str = MISSING
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; null: its main branch. Runs are known by the commit it stands for."""
     dtype: str = "float32"
+    """Of the frozen weights; what is trained, and the optimizer's statistics, are float32 at least."""
     max_length: int | None = None
     """Longest input in tokens; None takes the model's own limit."""
     overlong: str = "refuse"
@@ -38,6 +41,8 @@ class ModelConfig:
     """auto: spread over the accelerators and the memory there are (accelerate); null: all on `device`."""
     quantization: str = "none"
     """none, 8bit or 4bit (bitsandbytes)."""
+    logits_limit: int = LOGITS_LIMIT
+    """Most bytes that the logits of one run may take in a pass: longer batches are split, many choices sliced."""
     shape: dict[str, Any] = field(default_factory=dict)
     """The architecture's published configuration, for counting without weights or network."""
 
@@ -71,6 +76,8 @@ class DatasetConfig:
     """Label as written in the file -> index of its answer choice."""
     unlabelled: bool = False
     """Evaluation rows have no labels: predictions are recorded and no score."""
+    answer_delimiter: str = " "
+    """What stands between a prompt and its answer; empty for languages that write no spaces."""
     without_losses: list[str] = field(default_factory=list)
     """Losses of the recipe that training on this dataset leaves out."""
     prompts: str | None = None
@@ -221,6 +228,7 @@ def _check(config: Config) -> None:
         "max_fused": config.max_fused,
         "recipe.batch_size": config.recipe.batch_size,
         "model.max_length": config.model.max_length,
+        "model.logits_limit": config.model.logits_limit,
         "method.steps": getattr(config.method, "steps", None),
     }.items():
         if value is not None and value < 1:
@@ -232,19 +240,29 @@ def _expect(name: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(known)}")
 
 
+LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
+# What a result does not depend on: where things are and how a pass is cut. What a dataset's files hold has fingerprints.
+TECHNICAL = {
+    "model": ("path", "revision", "device_map", "logits_limit", "shape"),
+    "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "folder", "local", "draws", "fetch",
+                "columns", "operations", "promptsource", "promptsource_skip", "prompts", "templates", "shots"),
+    "recipe": ("name", "training", "pretrained_ia3"),
+}  # fmt: skip
+
+
 def scientific(config: Config, seed: int) -> dict[str, Any]:
-    """What a run's result depends on, and nothing else: where it is written or tracked does not belong here."""
-    dataset = {key: value for key, value in asdict(config.dataset).items() if key not in WHEREABOUTS}
-    model = {key: value for key, value in asdict(config.model).items() if key != "device_map"}
+    """The configuration of one run as its record keeps it, with the content of the weights it starts from."""
+    dataset = {key: value for key, value in asdict(config.dataset).items() if key not in LOCATION_FIELDS}
     recipe = asdict(config.recipe)
     for share in ("training", "pretrained_ia3"):  # the method already holds its own; another method's changes nothing
         recipe.pop(share)
     method = {"kind": config.method.kind, **asdict(config.method)}
     if method.get("pretrained"):
-        method["pretrained_weights"] = known_weights(method["pretrained"])
+        method["pretrained_weights"] = content_id(resolve_path(method["pretrained"]))
+    weights = content_id(resolve_path(config.model.path), config.model.revision)
     return {
         "method": method,
-        "model": {**model, "weights": known_weights(config.model.path)},
+        "model": {**asdict(config.model), "weights": weights},
         "dataset": dataset,
         "recipe": recipe,
         "seed": seed,
@@ -255,8 +273,25 @@ def scientific(config: Config, seed: int) -> dict[str, Any]:
     }
 
 
-def run_id(config: Config, seed: int, data_sha256: str, schema: int) -> str:
+def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]:
+    """What a run's result depends on, resolved: the same question is the same however it was asked.
+
+    Args:
+        shots: how many the run is given, whoever said so.
+        rows: how many are evaluated.
+    """
+    whole = scientific(config, seed)
+    for part, names in TECHNICAL.items():
+        whole[part] = {key: value for key, value in whole[part].items() if key not in names}
+    if whole["model"]["weights"] is None:
+        whole["model"]["path"] = config.model.path  # nothing better is known of it
+    whole["method"].pop("pretrained", None)
+    if getattr(config.method, "steps", None) is None:
+        whole.pop("recipe")  # a method that does not train is the same under every recipe
+    return {**whole, "shots": shots, "limit": rows}
+
+
+def run_id(asked: dict[str, Any], data_sha256: str, schema: int) -> str:
     """Sixteen hexadecimal digits that name a run: the same question on the same data has the same id."""
-    content = {**scientific(config, seed), "data_sha256": data_sha256, "schema": schema}
-    text = json.dumps(content, sort_keys=True, default=str)
+    text = json.dumps({**asked, "data_sha256": data_sha256, "schema": schema}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from adaptbench import provenance
-from adaptbench.config import Config, run_id, scientific
+from adaptbench.config import Config, question, run_id, scientific
 from adaptbench.costs.ledger import Bill, ledger_for
-from adaptbench.data.batching import Encoded
 from adaptbench.data.example import TaskData, fingerprint, wording
 from adaptbench.data.fewshot import FewShotSet, draw
 from adaptbench.data.sources import load_task
@@ -22,8 +21,9 @@ from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
 from adaptbench.models.backbone import load
+from adaptbench.preflight import preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
-from adaptbench.scoring.evaluate import evaluate, readings
+from adaptbench.scoring.evaluate import all_readings, evaluate
 from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, chance, items, not_finite, table
 from adaptbench.tracking import tracker
 from adaptbench.training.stream import DRAWN, evaluation_prompts
@@ -62,9 +62,14 @@ def prepare_cell(config: Config) -> Cell:
     nothing_to_draw = not config.method.needs_shots and not task.train and not task.draws
     few_shot_sets = [FewShotSet(s, ()) if nothing_to_draw else draw(task, s, config.shots) for s in config.seeds]
     _check_few_shot(task, few_shot_sets, config.template)
-    data = fingerprint(task.evaluation[: config.limit]) + wording(task.templates)
-    run_ids = [run_id(config, few_shot.seed, few_shot.sha256 + data, SCHEMA) for few_shot in few_shot_sets]
-    return Cell(config, task, prompts, few_shot_sets, run_ids)
+    return Cell(config, task, prompts, few_shot_sets, [_run_id(config, task, one) for one in few_shot_sets])
+
+
+def _run_id(config: Config, task: TaskData, few_shot: FewShotSet) -> str:
+    rows = task.evaluation[: config.limit]
+    seen = few_shot if config.method.needs_shots else FewShotSet(few_shot.seed, ())  # others never look at the shots
+    asked = question(config, few_shot.seed, shots=len(seen.examples), rows=len(rows))
+    return run_id(asked, seen.sha256 + fingerprint(rows) + wording(task.templates), SCHEMA)
 
 
 def _check_few_shot(task: TaskData, few_shot_sets: Sequence[FewShotSet], policy: str) -> None:
@@ -89,11 +94,11 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
     store = RunStore(Path(config.output))
     track = tracker(config.tracking, store.root)
     records = {one: record for one in cell.run_ids if (record := store.load(one)) is not None}
-    for _ in records:
-        on_run()
     waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
-    if waiting and (problem := config.method.missing()):
-        raise InputError(problem)
+    preflight(config, waiting=len(waiting) > 0)
+    for record in records.values():  # finished earlier, perhaps without a tracker
+        track.log(record)
+        on_run()
     for group in _fused_groups(waiting, config):
         for record in _attempt(cell, group, store):
             records[record.run_id] = record
@@ -132,7 +137,8 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         backbone, cell.task, few_shot_sets, config.recipe, config.template, config.progress
     )
     adapted = time.perf_counter()
-    scores = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress)
+    read = all_readings(adaptation, cell.prompts)
+    scores = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress, read)
     evaluated = time.perf_counter()
 
     shared = {
@@ -149,9 +155,9 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         if failure:
             store.write_failure(cell.run_ids[run], _identity(cell, run), failure)
             continue
-        read = readings(adaptation, cell.prompts, index)
-        bill = ledger.bill(adaptation, index, read)
-        values = _record(cell, run, adaptation, index, scores[index], bill, [reading.encoded for reading in read])
+        bill = ledger.bill(adaptation, index, read[index])
+        truncated = len({reading.prompt for reading in read[index] if reading.encoded.truncated})
+        values = _record(cell, run, adaptation, index, scores[index], bill, truncated)
         values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)
         store.write_predictions(cell.run_ids[run], table(scores[index]))
         records.append(RunRecord({**values, **shared, "provenance.finished": now()}))
@@ -181,7 +187,7 @@ def _record(
     index: int,
     scores: list[ChoiceScores],
     bill: Bill,
-    encoded: Sequence[Encoded],
+    truncated: int,
 ) -> dict[str, Any]:
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
     contexts = adaptation.contexts
@@ -193,7 +199,7 @@ def _record(
         "score_by_template": by_template(scores, cell.config.norm),
         "chance": chance(list(cell.prompts)),
         "n_eval": items(scores),
-        "n_truncated": sum(one.truncated > 0 for one in encoded),
+        "n_truncated": truncated,
         "params.trainable": adaptation.trainable,
         "params.total": backbone.parameters_total,
         "flops.adapt.measured": bill.flops_adapt,
@@ -219,6 +225,7 @@ def _record(
         "provenance.prompts": cell.prompts_id,
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
         "provenance.trained_parameters": adaptation.log.trained_parameters,
+        "provenance.halvings": adaptation.log.halvings,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
 

@@ -7,6 +7,7 @@ sweeper composes every cell once more than needed. (The package's name is Hydra'
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -37,6 +38,13 @@ _store.store(group="hydra/sweeper", name="grid", node=GridSweeperConfig, provide
 class GridSweeper(BasicSweeper):
     """Hydra's grid, without composing every cell to see whether it can be: a launcher that checks does that."""
 
+    def sweep(self, arguments: list[str]) -> Any:
+        from adaptbench.preflight import check_output
+
+        assert self.config is not None
+        check_output(Path(self.config.output), "output")  # before Hydra writes its multirun.yaml there
+        return super().sweep(arguments)
+
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         if not isinstance(self.launcher, SequentialLauncher):
             super().validate_batch_is_legal(batch)
@@ -51,6 +59,7 @@ class SequentialLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from adaptbench.config import resolve
+        from adaptbench.preflight import preflight
         from adaptbench.runner import prepare_cell
         from experiments.cells import run_in_parallel
         from experiments.progress import announce, sweep_progress
@@ -67,6 +76,9 @@ class SequentialLauncher(BasicLauncher):
         composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(wanted)]
         configs = [resolve(without_hydra(cell)) for cell in composed]
         checked = [prepare_cell(config) for config in configs]
+        for one in checked:
+            if not one.config.dry_run:
+                preflight(one.config, waiting=one.missing > 0)
         runs, show = sum(len(config.seeds) for config in configs), all(config.progress for config in configs)
         if show:
             announce(configs, sum(cell.missing for cell in checked))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import Adafactor as ReferenceAdafactor
+from transformers import get_linear_schedule_with_warmup
 
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
 
@@ -95,9 +96,12 @@ def test_a_run_without_finite_gradient_stops_alone():
     assert (parameter[1] == 1).all()
 
 
-def test_schedule_warms_up_and_decays_linearly():
-    factors = [linear_schedule(step, 100, 0.06) for step in range(100)]
-    assert factors[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
-    assert factors[6] == 1.0
-    assert factors[-1] == pytest.approx(1 / 94)
-    assert linear_schedule(0, 1, 0.06) == 1.0
+@pytest.mark.parametrize(("steps", "fraction"), [(100, 0.06), (200, 0.06), (90, 0.06), (10, 0.0), (1, 0.06)])
+def test_the_schedule_is_transformers_linear_one(steps, fraction):
+    """With a warm-up that is not rounded to whole steps, as the T-Few authors call it."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = get_linear_schedule_with_warmup(optimizer, steps * fraction, steps)
+    for step in range(steps):
+        assert linear_schedule(step, steps, fraction) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()

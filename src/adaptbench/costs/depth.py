@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from adaptbench.errors import InputError
-from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.backbone import Backbone, from_config
 
 SHALLOW = 4  # layers up to which counting everything is as quick
@@ -47,7 +46,7 @@ def with_layers(backbone: Backbone, layers: int) -> Backbone:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     model = from_config(config, backbone.dtype)
-    return replace(backbone, model=model, anatomy=anatomy_of(model), device=model.device)
+    return replace(backbone, model=model, device=model.device)
 
 
 def _on_line(one: int, two: int, depth: int) -> int:

@@ -15,6 +15,7 @@ from adaptbench.methods.base import Adaptation, Method
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.evaluate import Reading
+from adaptbench.scoring.limits import rows_that_fit
 
 if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
@@ -73,17 +74,17 @@ class CostLedger:
         }
         singles = [_sizes(reading) for reading in readings if not reading.content_free]
         calibration = [_sizes(reading) for reading in free.values()]
-        contexts = {reading.context for reading in readings if reading.shared}
+        contexts = {reading.context: reading.context_tokens for reading in readings if reading.shared}
         predictions = len({reading.prompt for reading in readings})
         return Bill(
             flops_adapt=total(self._prices.train, steps)
-            + sum(map(self._prices.read_once, map(len, contexts)))
+            + sum(map(self._prices.read_once, contexts.values()))
             + total(self._after, calibration),
             flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps)))
-            + self._paper(paper.predict, sum(map(len, contexts)) + sum(_tokens(shape) for shape, _ in calibration)),
+            + self._paper(paper.predict, sum(contexts.values()) + sum(_tokens(shape) for shape, _ in calibration)),
             flops_predict=total(self._after, singles) / predictions,
             flops_predict_paper=self._paper(paper.predict, sum(_tokens(shape) for shape, _ in singles) / predictions),
-            memory_adapt=self._train_memory(_largest(steps)) if steps else None,
+            memory_adapt=self._train_memory(self._pass_of(_largest(steps))) if steps else None,
             memory_predict=self._memory(singles),
             kv_cache=self._kv_cache(adaptation, _most_held(readings)),
             flops_predict_merged=(
@@ -92,6 +93,10 @@ class CostLedger:
                 else None
             ),
         )
+
+    def _pass_of(self, batch: Shape) -> Shape:
+        """The largest pass that a batch is read in."""
+        return replace(batch, rows=rows_that_fit(self._run.adaptation.backbone, batch))
 
     def _memory(self, singles: Sequence[tuple[Shape, int]]) -> Memory:
         """The peak of the largest pass; with keys and values held where they have been read already."""
@@ -114,16 +119,16 @@ class CostLedger:
 
 def _most_held(readings: Sequence[Reading]) -> int:
     """Tokens of all contexts of the prompt that has most."""
-    contexts: dict[int, set[Context]] = {}
+    contexts: dict[int, dict[Context, int]] = {}
     for reading in readings:
-        contexts.setdefault(reading.prompt, set()).add(reading.context)
-    return max(sum(map(len, own)) for own in contexts.values())
+        contexts.setdefault(reading.prompt, {})[reading.context] = reading.context_tokens
+    return max(sum(own.values()) for own in contexts.values())
 
 
 def _sizes(reading: Reading) -> tuple[Shape, int]:
     """What a reading reads, and how many tokens before it have been read already."""
-    shape, already_read = shape_of([reading.encoded]), len(reading.context) if reading.shared else 0
-    return replace(shape, source=shape.source - already_read), already_read
+    shape = shape_of([reading.encoded])
+    return replace(shape, source=shape.source - reading.already_read), reading.already_read
 
 
 def _tokens(shape: Shape) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adaptbench.data.templates import Prompt
+from adaptbench.data.tokenization import Ids, common_length, joined, marks, token_ids
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone
 
@@ -16,8 +17,8 @@ class Encoded:
     """A prompt as token ids. An encoder-decoder's choices end with its end-of-sequence token."""
 
     prompt: Prompt
-    source: tuple[int, ...]
-    choices: tuple[tuple[int, ...], ...]
+    source: Ids
+    choices: tuple[Ids, ...]
     truncated: int = 0  # tokens of the input that did not fit
 
 
@@ -49,50 +50,64 @@ class Batch:
         return replace(self, **moved)
 
 
-def encode(backbone: Backbone, prompt: Prompt, context: Sequence[int] = ()) -> Encoded:
-    """Token ids of a prompt, after an optional context (the demonstrations of in-context learning).
+def encode(backbone: Backbone, prompt: Prompt, context: str = "") -> Encoded:
+    """Token ids of a prompt after an optional context, the demonstrations of in-context learning.
 
-    Virtual token k, if a method has some, stands as id -1 - k right before the prompt's own tokens.
-
-    Prompt and choice are tokenised apart and joined as ids, so the boundary never depends on the choice. A prompt
-    that does not fit is refused, or truncated where `model.overlong` says so: an encoder-decoder's at its end, as the
-    paper's code does, a decoder-only's at its beginning, because the answer follows its end.
+    What is read is the tokens of the joined text (`data/tokenization.py`). Virtual token k, if a method has some,
+    stands as id -1 - k before them. A prompt that does not fit is refused, or truncated where `model.overlong` says so:
+    an encoder-decoder's at its end, as the paper's code does, a decoder-only's at its beginning, because the answer
+    follows its end; the context stays.
 
     Raises:
-        InputError: the prompt does not fit the model.
+        InputError: the prompt does not fit the model, or two of its choices are the same to the tokenizer.
     """
-    tokenizer = backbone.tokenizer
-    before = (*context, *range(-1, -1 - backbone.virtual_tokens, -1))
-    if backbone.is_encoder_decoder:
-        own = tokenizer(prompt.input)["input_ids"]
-        choices = tuple(tuple(tokenizer(choice)["input_ids"]) for choice in prompt.choices)
-        length = len(before) + len(own)
-    else:
-        own = tokenizer(prompt.input, add_special_tokens=not context)["input_ids"]
-        choices = tuple(
-            tuple(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in prompt.choices
-        )
-        length = len(before) + len(own) + max(map(len, choices))
-    if not (context or own) or not all(choices):
-        raise InputError(f"template {prompt.template!r}, row {prompt.uid!r}: the tokenizer returns no tokens")
+    where = f"template {prompt.template!r}, row {prompt.uid!r}"
+    source, choices = _tokens(backbone, context + prompt.input, prompt)
+    for index, ids in enumerate(choices):
+        if not source or not ids:
+            raise InputError(f"{where}: the tokenizer returns no tokens")
+        if ids in choices[:index]:
+            same = prompt.choices[choices.index(ids)], prompt.choices[index]
+            raise InputError(f"{where}: the choices {same[0]!r} and {same[1]!r} are the same tokens to this model")
+    virtual = range(-1, -1 - backbone.virtual_tokens, -1)
+    length = len(virtual) + len(source) + (0 if backbone.is_encoder_decoder else max(map(len, choices)))
     over = max(0, length - backbone.max_length)
-    if over and (backbone.overlong == "refuse" or over >= len(own) - 1):
+    fixed = context_length(backbone, context, source) if over else 0
+    if over and (backbone.overlong == "refuse" or over >= len(source) - fixed - 1):
         raise InputError(
-            f"template {prompt.template!r}, row {prompt.uid!r}: {length} tokens do not fit "
-            f"model.max_length={backbone.max_length}"
+            f"{where}: {length} tokens do not fit model.max_length={backbone.max_length}"
             + (" (model.overlong=truncate shortens the input)" if backbone.overlong == "refuse" else "")
         )
-    return Encoded(prompt, (*before, *_shortened(own, over, backbone)), choices, over)
+    kept = (*source[:fixed], *_shortened(source[fixed:], over, backbone))
+    return Encoded(prompt, (*virtual, *kept), tuple(choices), over)
 
 
-def _shortened(ids: Sequence[int], over: int, backbone: Backbone) -> tuple[int, ...]:
+def _tokens(backbone: Backbone, text: str, prompt: Prompt) -> tuple[Ids, list[Ids]]:
+    """Ids of the text before the answers, and of every answer."""
+    tokenizer = backbone.tokenizer
+    if not backbone.is_encoder_decoder:
+        return joined(tokenizer, text, [prompt.delimiter + choice for choice in prompt.choices])
+    (source,), answers = token_ids(tokenizer, [text]), token_ids(tokenizer, prompt.choices, target=True)
+    around, answer = marks(tokenizer), marks(tokenizer, target=True)
+    return (*around.before, *source, *around.after), [(*answer.before, *ids, *answer.after) for ids in answers]
+
+
+def context_length(backbone: Backbone, context: str, *sources: Ids) -> int:
+    """How many leading tokens the sources owe to their common context alone."""
+    if not context:
+        return 0
+    (alone,) = token_ids(backbone.tokenizer, [context])
+    return min(common_length((*marks(backbone.tokenizer).before, *alone), *sources), *(len(s) - 1 for s in sources))
+
+
+def _shortened(ids: Ids, over: int, backbone: Backbone) -> Ids:
     """Without `over` tokens; the one that marks the end or the beginning of a text stays."""
     if not over:
-        return tuple(ids)
+        return ids
     if backbone.is_encoder_decoder:
-        last = ids[-1:] if ids[-1] == backbone.tokenizer.eos_token_id else []
+        last = ids[-1:] if ids[-1] == backbone.tokenizer.eos_token_id else ()
         return (*ids[: len(ids) - over - len(last)], *last)
-    first = ids[:1] if ids[0] == backbone.tokenizer.bos_token_id else []
+    first = ids[:1] if ids[0] == backbone.tokenizer.bos_token_id else ()
     return (*first, *ids[over + len(first) :])
 
 

@@ -38,6 +38,7 @@ class TaskData:
     metric: str = "accuracy"
     draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
     sampling: str = "natural"
+    answer_delimiter: str = " "
 
     def template(self, name: str) -> Template:
         for template in self.templates:

@@ -26,6 +26,7 @@ def load_promptsource(
     free_text: bool = False,
     skip: Collection[str] = (),
     label_names: tuple[str, ...] = (),
+    delimiter: str = " ",
 ) -> list[Template]:
     """Templates of a promptsource `templates.yaml`, in file order.
 
@@ -54,7 +55,7 @@ def load_promptsource(
         if not isinstance(jinja, str) or not isinstance(choices, str):
             raise InputError(f"dataset {dataset!r}: {path}, template {name!r}: jinja and answer_choices must be text")
     return [
-        Template(dataset, name, jinja, choices, label_names)
+        Template(dataset, name, jinja, choices, label_names, delimiter)
         for name, jinja, choices in texts
         if name not in skip and (free_text or choices) and (not original_only or original[name])
     ]

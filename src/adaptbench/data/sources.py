@@ -38,6 +38,7 @@ def load_task(config: DatasetConfig) -> TaskData:
         metric=config.metric,
         draws=draws,
         sampling=config.sampling,
+        answer_delimiter=config.answer_delimiter,
     )
 
 
@@ -70,9 +71,13 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
         shots=config.shots or task.shots,
         train=to_examples(config, task.train, "train"),
         evaluation=to_examples(config, task.evaluation, "evaluation"),
-        templates=[Template(config.name, one["name"], one["jinja"], one["answer_choices"]) for one in task.templates],
+        templates=[
+            Template(config.name, one["name"], one["jinja"], one["answer_choices"], (), config.answer_delimiter)
+            for one in task.templates
+        ],
         metric=config.metric,
         sampling=config.sampling,
+        answer_delimiter=config.answer_delimiter,
     )
 
 
@@ -122,7 +127,9 @@ def _templates(config: DatasetConfig) -> list[Template]:
     names = _label_names(config)
     if kind == "promptsource" and config.promptsource is not None:
         path, skip = _file(config, config.promptsource), config.promptsource_skip
-        templates = load_promptsource(path, config.name, skip=skip, label_names=names)
+        templates = load_promptsource(
+            path, config.name, skip=skip, label_names=names, delimiter=config.answer_delimiter
+        )
     elif kind == "promptsource":
         templates = []
     else:
@@ -146,7 +153,7 @@ def _own(config: DatasetConfig, name: str, entry: dict[str, str], label_names: t
     if set(entry) != {"jinja", "answer_choices"}:
         found = ", ".join(sorted(entry)) or "nothing"
         raise InputError(f"dataset.templates.{name}: expected jinja and answer_choices, found {found}")
-    return Template(config.name, name, entry["jinja"], entry["answer_choices"], label_names)
+    return Template(config.name, name, entry["jinja"], entry["answer_choices"], label_names, config.answer_delimiter)
 
 
 def _file(config: DatasetConfig, path: str) -> Path:

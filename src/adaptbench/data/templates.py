@@ -47,6 +47,8 @@ class Prompt:
     input: str
     choices: tuple[str, ...]
     label: int
+    delimiter: str = " "
+    """Stands between input and answer where the model reads them as one text."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Template:
     jinja: str
     answer_choices: str
     label_names: tuple[str, ...] = ()
+    delimiter: str = " "
 
     def render(self, uid: str, fields: Mapping[str, Any]) -> Prompt:
         """The prompt of one row.
@@ -78,7 +81,7 @@ class Template:
             raise InputError(f"{where}: the choices repeat: {list(choices)}")
         if label != UNLABELLED and target != choices[label]:
             raise InputError(f"{where}: the target {target!r} is not the choice {choices[label]!r} of its label")
-        return Prompt(uid, self.name, source, choices, label)
+        return Prompt(uid, self.name, source, choices, label, self.delimiter)
 
     def parts(self, uid: str, fields: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
         """Input, target and choices as rendered, before any check of what they say."""

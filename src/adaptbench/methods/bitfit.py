@@ -30,7 +30,7 @@ class Shift(Piece):
         if own.bias is None:
             weight = own.weight
             own.bias = nn.Parameter(torch.zeros(own.out_features).to(weight), requires_grad=weight.requires_grad)
-        own.bias[slice(*detail) if detail is not None else slice(None)].add_(self.bias[run, 0])
+        own.bias[hooks.rows(own.bias, detail)] += self.bias[run, 0]
 
 
 @register("bitfit")

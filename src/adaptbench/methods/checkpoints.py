@@ -1,18 +1,21 @@
 """Adapters from disk: those a run has stored, and the T-Few paper's official checkpoint. No pickle is ever executed."""
 
 import json
+import types
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from adaptbench.errors import InputError
-from adaptbench.methods.base import METHODS, Adaptation, Method
+from adaptbench.methods.base import METHODS, Adaptation, Method, PeftMethod
 from adaptbench.methods.fish_mask import FishMask
 from adaptbench.methods.ia3 import IA3
 from adaptbench.methods.released import released_vectors
+from adaptbench.methods.tensor_files import check_tensors, listed, one_line, read_tensors, shown
 from adaptbench.models.backbone import Backbone
 
 
@@ -20,31 +23,43 @@ def load_adapter(folder: Path, backbone: Backbone) -> tuple[Method, Adaptation]:
     """The method and the adaptation that a run has stored in `adapters/<run_id>/`.
 
     Raises:
-        InputError: no adapter there, or one that does not fit the model.
+        InputError: no adapter there, one of another base model, or settings or tensors other than a run stores.
     """
     settings = read_json(folder / "adapter_config.json")
-    method_class = METHODS.get(settings.get("kind", ""))
-    if method_class is None or not (folder / "adapter.safetensors").is_file():
-        raise InputError(f"{folder}: no stored adapter of a method known here")
-    known = {field.name for field in fields(method_class)} - {"pretrained"}  # the stored vectors are complete
-    method = method_class(**{name: value for name, value in settings.items() if name in known})
-    state = load_file(folder / "adapter.safetensors")
+    if "peft_type" in settings:
+        raise InputError(f"{folder}: an adapter of Hugging Face PEFT, and no stored adapter: use import_peft")
+    kind = settings.get("kind")
+    method_class = METHODS.get(kind) if isinstance(kind, str) else None
+    if method_class is None or not issubclass(method_class, PeftMethod | FishMask):
+        raise InputError(f"{folder}: kind={shown(kind)}: no stored adapter of a method known here")
+    if settings.get("base_model") != backbone.name:
+        raise InputError(
+            f"{folder}: base_model={shown(settings.get('base_model'))}: an adapter of another model than"
+            f" {shown(backbone.name)}"
+        )
+    method = _method(method_class, settings, folder)
+    method.check_model(backbone)
+    state = read_tensors(folder / "adapter.safetensors")
+    check_tensors(state, _expected(method, backbone, state, folder), folder, f"{method.kind} on {backbone.name}")
     if isinstance(method, FishMask):
+        _check_places(method, backbone, state, folder)
         adaptation = method.restore(backbone, state)
     else:
         adaptation = method.prepare(backbone, seeds=[0]).folded()
     assert adaptation.delta is not None
-    return method, _filled(adaptation, state, folder)
+    adaptation.delta.load_state_of(0, state)
+    return method, adaptation
 
 
 def load_tfew(path: Path, backbone: Backbone) -> Adaptation:
     """The official (IA)^3 checkpoint as an adaptation (see `released_vectors`).
 
     Raises:
-        InputError: names or shapes other than those of (IA)^3 on this model.
+        InputError: names, shapes or values other than those of (IA)^3 on this model.
     """
-    adaptation = Adaptation(backbone, [0], delta=IA3().build(backbone.anatomy, runs=1))
-    return _filled(adaptation, released_vectors(path, backbone.anatomy), path)
+    delta = IA3().build(backbone.anatomy, runs=1)
+    delta.load_state_of(0, released_vectors(path, backbone.anatomy))
+    return Adaptation(backbone, [0], delta=delta)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -55,17 +70,81 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file ({' '.join(str(error).split())})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON file ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object")
     return content
 
 
-def _filled(adaptation: Adaptation, state: dict[str, torch.Tensor], origin: Path) -> Adaptation:
-    assert adaptation.delta is not None
+def _method(method_class: type[Method], settings: Mapping[str, Any], folder: Path) -> Method:
+    """The method of stored settings: all of its own, none left to a default, and nothing else."""
+    own = {field.name for field in fields(method_class)}
+    stored = settings.keys() - {"kind", "base_model"}
+    if unknown := stored - own:
+        raise InputError(f"{folder}: {settings['kind']} has no setting {listed(unknown)}")
+    if missing := own - stored:
+        raise InputError(f"{folder}: {settings['kind']} misses the setting {listed(missing)}")
+    hints = get_type_hints(method_class)
+    for name in sorted(own):
+        if not _is(settings[name], hints[name]):
+            expected = getattr(hints[name], "__name__", hints[name])
+            raise InputError(f"{folder}: {name}={shown(settings[name])}: expected {expected}")
+    values = {name: settings[name] for name in own}
+    if "pretrained" in own:
+        values["pretrained"] = None  # the stored vectors are complete
+    method = method_class(**values)
     try:
-        adaptation.delta.load_state_of(0, state)
-    except ValueError as error:
-        raise InputError(f"{origin}: does not fit {adaptation.backbone.name}: {error}") from error
-    return adaptation
+        method.check()
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return method
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of an annotated type; a whole number is a floating point number too."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is(value, one) for one in get_args(hint))
+    if origin is list:
+        return isinstance(value, list) and all(_is(one, get_args(hint)[0]) for one in value)
+    if hint is float:
+        return _is(value, int) or (isinstance(value, float) and abs(value) < float("inf"))
+    if hint is int:
+        return type(value) is int and abs(value) < 2**63  # true is an int too
+    return isinstance(value, origin or hint)
+
+
+def _expected(method: Method, backbone: Backbone, state: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """Names and shapes of what the method stores, on the meta device."""
+    if isinstance(method, FishMask):
+        places = {name: ids for name, ids in state.items() if name.endswith(".indices")}
+        both = [*places, *(f"{name.removesuffix('indices')}values" for name in places)]
+        sizes = [ids.numel() for ids in places.values()] * 2
+        kinds = [torch.int32] * len(places) + [torch.float32] * len(places)
+        return {n: torch.empty(size, dtype=k, device="meta") for n, size, k in zip(both, sizes, kinds, strict=True)}
+    assert isinstance(method, PeftMethod)
+    try:
+        with torch.device("meta"):
+            return method.delta(backbone.anatomy, runs=1).folded().state_of(0)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: {method.kind} of these settings cannot be built: {one_line(error)}") from error
+
+
+def _check_places(method: FishMask, backbone: Backbone, state: Mapping[str, Tensor], folder: Path) -> None:
+    """What a FISH mask replaces are elements of the model, none of them twice, and as many as `keep` says."""
+    parameters = dict(backbone.model.named_parameters())
+    places = {name: ids for name, ids in state.items() if name.endswith(".indices")}
+    for name, ids in places.items():
+        parameter = parameters.get(name.removesuffix(".indices"))
+        if parameter is None:
+            raise InputError(f"{folder}: {shown(name)}: {backbone.name} has no such parameter")
+        if not len(ids) or not 0 <= int(ids.min()) <= int(ids.max()) < parameter.numel():
+            raise InputError(f"{folder}: {shown(name)}: expected places from 0 to {parameter.numel() - 1}")
+        if len(ids.unique()) != len(ids):
+            raise InputError(f"{folder}: {shown(name)}: a place comes twice")
+    kept, expected = sum(map(len, places.values())), method.count(backbone)
+    if kept != expected:
+        raise InputError(f"{folder}: {kept} values, but keep={method.keep} of {backbone.name} are {expected}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from adaptbench.data.templates import Prompt
 
-Context = tuple[int, ...]  # token ids
+Context = str  # demonstrations as text: tokenised together with the prompt that follows them
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class ReadingPlan:
 class Contexts:
     """One run's contexts: a prompt is read after each of its contexts, and the answers are averaged."""
 
-    find: Callable[[Prompt], tuple[Context, ...]] = lambda _prompt: ((),)
-    stored: Context = ()  # the demonstrations in one template: what serving a task needs
+    find: Callable[[Prompt], tuple[Context, ...]] = lambda _prompt: ("",)
+    stored: tuple[int, ...] = ()  # token ids of the demonstrations in one template: what serving a task needs
     demonstrations: int = 0  # how many of the shots a context holds
     shared: bool = False  # keys and values of a context are computed once for all prompts
     channel: bool = False  # score the input given each choice instead of the choice given the input

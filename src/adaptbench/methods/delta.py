@@ -78,7 +78,7 @@ class Delta(nn.Module):
 
     def norm(self, site: NormSite, piece: Piece) -> None:
         """Replace a norm's weight and bias: the piece sees the normalised states."""
-        self.attach(hooks.norm, site.path, site.path, piece)
+        self.attach(hooks.norm, site.path, site.path, piece, site.offset)
 
     def embed(self, site: EmbeddingSite, piece: Piece) -> None:
         """Replace the model's input embeddings e by piece(e, ids); negative ids are virtual tokens."""

@@ -45,7 +45,7 @@ class HuggingFacePeft(TrainedMethod):
                 wrapped = _peft().get_peft_model(model, config)
             except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
                 raise InputError(f"method.arguments: PEFT cannot attach {self.peft_type}: {_line(error)}") from error
-        packs = not config.is_prompt_learning
+        packs = backbone.packs_choices and not config.is_prompt_learning
         return Adaptation(replace(backbone, model=wrapped.eval(), packs_choices=packs), seeds, tuned=True)
 
     def save(self, adaptation: Adaptation, folder: Path, run: int) -> int:

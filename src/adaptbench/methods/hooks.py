@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptbench.models.anatomy import EmbeddingSite
+from adaptbench.models import sites
 from adaptbench.models.attention import PREFIXES
 
-Columns = tuple[int, int] | None
+Columns = sites.Columns | None
 Undo = Callable[[], None]
 Hook = Callable[[nn.Module, nn.Module, int, Any], Undo]  # module, piece, runs, detail
 
@@ -27,6 +27,11 @@ def _apply(piece: nn.Module, runs: int, tensor: Tensor) -> Tensor:
     return result.reshape(*tensor.shape[:-1], result.shape[-1])
 
 
+def rows(tensor: Tensor, columns: Columns) -> slice | Tensor:
+    """Where these columns of a map's output are among the rows of its weight matrix, or in its bias."""
+    return slice(None) if columns is None else columns.places(len(tensor)).to(tensor.device)
+
+
 def output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> Undo:
     """Replace the (first) output y, or some of its columns, by piece(y)."""
 
@@ -35,9 +40,10 @@ def output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> 
         if columns is None:
             first = _apply(piece, runs, first)
         else:
-            start, stop = columns
-            changed = _apply(piece, runs, first[..., start:stop])
-            first = torch.cat([first[..., :start], changed, first[..., stop:]], dim=-1)
+            start, stop, groups = columns
+            grouped = first.unflatten(-1, (groups, -1))
+            changed = _apply(piece, runs, grouped[..., start:stop].flatten(-2)).unflatten(-1, (groups, -1))
+            first = torch.cat([grouped[..., :start], changed, grouped[..., stop:]], dim=-1).flatten(-2)
         return (first, *result[1:]) if isinstance(result, tuple) else first
 
     return module.register_forward_hook(hook).remove
@@ -58,7 +64,9 @@ def beside(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
         update = _apply(piece, runs, inputs[0])
         if columns is not None:
-            update = nn.functional.pad(update, (columns[0], result.shape[-1] - columns[1]))
+            start, stop, groups = columns
+            before, after = start, result.shape[-1] // groups - stop
+            update = nn.functional.pad(update.unflatten(-1, (groups, -1)), (before, after)).flatten(-2)
         return result + update
 
     return module.register_forward_hook(hook).remove
@@ -84,17 +92,23 @@ def attention(module: nn.Module, piece: nn.Module, _runs: int, _detail: Any) -> 
     return undo
 
 
-def norm(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo:
+def norm(module: nn.Module, piece: nn.Module, runs: int, offset: float) -> Undo:
     """The norm only normalises, and the piece multiplies by its own weight and adds its own bias.
 
-    Rescaling the norm's output instead would divide by the frozen weight, which may be zero.
+    Rescaling the norm's output instead would divide by the frozen weight, which may be zero. Where the model
+    multiplies by offset + weight (Gemma), the piece's weight is meant so, too.
     """
     parameters = module._parameters
     own = {name: parameter for name, parameter in parameters.items() if parameter is not None}
     for name, parameter in own.items():
-        neutral = torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
+        neutral = torch.full_like(parameter, 1 - offset if name == "weight" else 0)
         parameters[name] = nn.Parameter(neutral, requires_grad=False)
-    remove = output(module, piece, runs, None)
+
+    def hook(_module: nn.Module, _inputs: Any, normalised: Tensor) -> Tensor:
+        scaled = _apply(piece, runs, normalised)
+        return scaled + offset * normalised if offset else scaled
+
+    remove = module.register_forward_hook(hook).remove
 
     def undo() -> None:
         remove()
@@ -103,12 +117,14 @@ def norm(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo:
     return undo
 
 
-def embedding(module: nn.Module, piece: nn.Module, _runs: int, site: EmbeddingSite) -> Undo:
+def embedding(module: nn.Module, piece: nn.Module, _runs: int, site: sites.EmbeddingSite) -> Undo:
     """The model reads embeddings instead of ids: piece(embeddings, ids), where negative ids are virtual tokens."""
 
     def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         ids = named[site.ids]
         embedded = module.get_submodule(site.path)(ids.clamp(min=0))
+        if site.scale != 1:
+            embedded = site.scale * embedded
         rest = {name: value for name, value in named.items() if name != site.ids}
         return inputs, {**rest, site.embeds: piece(embedded, ids)}
 

@@ -34,10 +34,11 @@ class ScaleOutput(Scale):
 
     def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
         own: Any = module
-        rows = slice(*detail) if detail is not None else slice(None)
-        weight_matrix(module)[rows].mul_(self.vector[run, 0, :, None])
+        weight, scale = weight_matrix(module), self.vector[run, 0]
+        rows = hooks.rows(weight, detail)
+        weight[rows] *= scale[:, None]
         if own.bias is not None:
-            own.bias[rows].mul_(self.vector[run, 0])
+            own.bias[rows] *= scale
 
 
 class ScaleInput(Scale):

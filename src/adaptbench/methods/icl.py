@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.data.templates import NotApplicable, Prompt, Template
+from adaptbench.data.tokenization import marks, token_ids
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, Method, register
 from adaptbench.methods.contexts import Context, Contexts, ReadingPlan
@@ -17,6 +19,7 @@ from adaptbench.models.backbone import Backbone
 from adaptbench.training.stream import DRAWN, evaluation_prompts, render
 
 TEMPLATE_STREAM, ORDER_STREAM = 2, 3  # keep these random choices apart from other uses of the seed
+SEAM = 2  # tokens that a joined text may have more than its parts, or fewer: a line end read as two, say
 
 
 @register("icl")
@@ -114,14 +117,13 @@ class InContextLearning(Method):
     ) -> Adaptation:
         self.check_model(backbone)
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
-        room = backbone.max_length - _longest_prompt(backbone, task, template) - len(_start_ids(backbone))
-        if backbone.overlong == "truncate":
-            room = max(room, backbone.max_length // 2)
-        room = min(room, self.budget or room)
+        room = room_for(backbone, evaluation_prompts(task, template), self.budget)
         adaptation.contexts = [self._contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
         return adaptation
 
-    def _contexts(self, backbone: Backbone, task: TaskData, few_shot: FewShotSet, template: str, room: int) -> Contexts:
+    def _contexts(
+        self, backbone: Backbone, task: TaskData, few_shot: FewShotSet, template: str, room: "Room"
+    ) -> Contexts:
         """The contexts of one run, by the prompt's template or, with neighbours, by the prompt."""
         rng = np.random.default_rng((few_shot.seed, TEMPLATE_STREAM))
         names = [one.name for one in task.templates] if template in DRAWN else [template]
@@ -141,10 +143,11 @@ class InContextLearning(Method):
             order = nearest(prompt.input, [one.input for one in prompts])[: self.neighbours]
             return assemble([prompts[index] for index in reversed(order)])[0]
 
-        kept = [self._ids(backbone, prompt) for prompt in shown[names[0]]] if self.by_prompt else fixed[names[0]][0]
+        kept = [self._text(prompt) for prompt in shown[names[0]]] if self.by_prompt else fixed[names[0]][0]
+        start = () if self.by_prompt else marks(backbone.tokenizer).before
         return Contexts(
             find=find,
-            stored=tuple(token for context in kept for token in context),
+            stored=tuple(token for ids in token_ids(backbone.tokenizer, kept) for token in (*start, *ids)),
             demonstrations=min([count for _, count in fixed.values()] + ([self.neighbours] if self.neighbours else [])),
             shared=self.cached,
             channel=self.channel,
@@ -163,25 +166,26 @@ class InContextLearning(Method):
         return examples
 
     def _assembler(
-        self, backbone: Backbone, room: int
+        self, backbone: Backbone, room: "Room"
     ) -> Callable[[Sequence[Prompt]], tuple[tuple[Context, ...], int]]:
         """From demonstrations to contexts, and how many demonstrations they hold."""
-        start = _start_ids(backbone)
 
         def assemble(prompts: Sequence[Prompt]) -> tuple[tuple[Context, ...], int]:
-            each = [self._ids(backbone, prompt) for prompt in prompts]
+            texts = [self._text(prompt) for prompt in prompts]
             if self.each_alone:
-                kept = [ids for ids in each if len(ids) <= room]
-                return tuple((*start, *ids) for ids in kept) or (start,), len(kept)
-            kept = last_that_fit(each, room)
-            return ((*start, *(token for ids in kept for token in ids)),), len(kept)
+                alone = tuple(text for text in texts if room.holds(text))
+                return alone or ("",), len(alone)
+            lengths = [len(ids) for ids in token_ids(backbone.tokenizer, texts)]
+            kept = texts[len(texts) - last_that_fit(lengths, room.tokens) :]
+            while kept and not room.holds("".join(kept)):
+                kept = kept[1:]
+            return ("".join(kept),), len(kept)
 
         return assemble
 
-    def _ids(self, backbone: Backbone, prompt: Prompt) -> Context:
+    def _text(self, prompt: Prompt) -> str:
         parts = (prompt.input, prompt.choices[prompt.label])
-        text = " ".join(reversed(parts) if self.channel else parts) + self.separator
-        return tuple(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return prompt.delimiter.join(reversed(parts) if self.channel else parts) + self.separator
 
     def _content_free(self, task: TaskData, few_shot: FewShotSet, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Each template's input with every text of a row replaced by one that says nothing."""
@@ -213,15 +217,9 @@ def balanced(examples: Sequence[Example]) -> list[Example]:
     return [example for example in examples if id(example) in kept]
 
 
-def last_that_fit(demonstrations: Sequence[Context], room: int) -> list[Context]:
-    """As many whole demonstrations, from the last, as fit into `room` tokens."""
-    kept: list[Context] = []
-    for ids in reversed(demonstrations):
-        room -= len(ids)
-        if room < 0:
-            break
-        kept.insert(0, ids)
-    return kept
+def last_that_fit(lengths: Sequence[int], room: int) -> int:
+    """How many demonstrations, counted from the last, fit whole into `room` tokens."""
+    return sum(total <= room for total in accumulate(reversed(lengths)))
 
 
 def _shown(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
@@ -232,17 +230,30 @@ def _shown(task: TaskData, example: Example, template: str, rng: np.random.Gener
         return render(task, example, "random", rng)
 
 
-def _longest_prompt(backbone: Backbone, task: TaskData, template: str) -> int:
-    lengths = []
-    for prompt in evaluation_prompts(task, template):
-        ids = backbone.tokenizer([prompt.input, *prompt.choices])["input_ids"]
-        lengths.append(len(ids[0]) + max(map(len, ids[1:])))
-    return max(lengths)
+@dataclass(frozen=True)
+class Room:
+    """What is left for demonstrations: so many tokens, and before the longest prompts no more than the model reads."""
+
+    tokens: int
+    longest: Sequence[str]  # prompts with their longest choice, of which one may turn out longest once joined
+    backbone: Backbone
+
+    def holds(self, context: Context) -> bool:
+        tokenizer, around = self.backbone.tokenizer, marks(self.backbone.tokenizer)
+        alone, *wholes = token_ids(tokenizer, [context, *(context + text for text in self.longest)])
+        most = self.backbone.max_length - len(around.before) - len(around.after)
+        return len(alone) <= self.tokens and all(len(whole) <= most for whole in wholes)
 
 
-def _start_ids(backbone: Backbone) -> Context:
-    """What a decoder-only tokenizer puts before a text; it must come once, before the first demonstration."""
-    if backbone.is_encoder_decoder:
-        return ()
-    ids = backbone.tokenizer("")["input_ids"]
-    return tuple(ids[:1]) if ids and ids[0] == backbone.tokenizer.bos_token_id else ()
+def room_for(backbone: Backbone, prompts: Sequence[Prompt], budget: int | None) -> Room:
+    """The room that these prompts leave; where over-long ones may be truncated, at least half of the model's length."""
+    around, lengths = marks(backbone.tokenizer), []
+    for prompt in prompts:
+        own, *choices = token_ids(backbone.tokenizer, [prompt.input, *prompt.choices])
+        lengths.append(len(own) + max(map(len, choices)) + len(around.before) + len(around.after))
+    tokens = backbone.max_length - max(lengths)
+    longest = [p for p, length in zip(prompts, lengths, strict=True) if length >= max(lengths) - SEAM][:16]
+    if backbone.overlong == "truncate":
+        tokens, longest = max(tokens, backbone.max_length // 2), []
+    texts = [prompt.input + prompt.delimiter + max(prompt.choices, key=len) for prompt in longest]
+    return Room(min(tokens, budget or tokens), texts, backbone)

@@ -32,8 +32,8 @@ class LowRank(Piece):
         return torch.bmm(down, self.b.to(hidden.dtype)) * self.scaling
 
     def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
-        rows = slice(*detail) if detail is not None else slice(None)
-        weight_matrix(module)[rows].add_((self.a[run] @ self.b[run]).T, alpha=self.scaling)
+        weight = weight_matrix(module)
+        weight[hooks.rows(weight, detail)] += self.scaling * (self.a[run] @ self.b[run]).T
 
 
 @register("lora")

@@ -142,7 +142,7 @@ class Prefix(PeftMethod):
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         shared: dict[str, PrefixInput] = {}
-        for site in anatomy.attentions:
+        for site in anatomy.prefixed(f"method={self.name}"):
             if self.hidden is None:
                 size = (site.heads, self.virtual_tokens, site.head_width)
                 delta.prefix(site, PrefixStates(runs, *size, self.init_scale))

@@ -34,14 +34,14 @@ class PromptVectors(Piece):
         vectors = nn.functional.embedding(which, self.vectors.flatten(0, 1).to(embedded.dtype))
         return torch.where((ids < 0)[..., None], vectors, embedded)
 
-    def draw(self, embedding: Tensor, generators: Sequence[torch.Generator]) -> None:
-        """Start as embeddings (V, D) of common tokens, those of run r drawn by its own generator."""
-        tokens = self.vectors.shape[1]
-        first = min(FIRST, len(embedding) - 1)
+    def draw(self, embedding: nn.Module, scale: float, generators: Sequence[torch.Generator]) -> None:
+        """Start as the embeddings of common tokens, as the model reads them; run r's are drawn by its own generator."""
+        tokens, weight = self.vectors.shape[1], embedding.get_parameter("weight")
+        first = min(FIRST, len(weight) - 1)
         with torch.no_grad():
             for run, generator in enumerate(generators):
-                ids = torch.randint(first, min(LAST, len(embedding)), (tokens,), generator=generator)
-                self.vectors[run] = embedding[ids.to(embedding.device)]
+                ids = torch.randint(first, min(LAST, len(weight)), (tokens,), generator=generator)
+                self.vectors[run] = scale * embedding(ids.to(weight.device))
 
 
 def add_prompt(delta: Delta, anatomy: Anatomy, virtual_tokens: int, decoder: bool = True) -> None:
@@ -54,11 +54,11 @@ def add_prompt(delta: Delta, anatomy: Anatomy, virtual_tokens: int, decoder: boo
 def draw_prompt(delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
     """Initial values of every prompt, from the model's own embedding."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    embeddings = {site.kind: site.path for site in backbone.anatomy.embeddings}
+    embeddings = {site.kind: site for site in backbone.anatomy.embeddings}
     for name, piece in delta.pieces.items():
         if isinstance(piece, PromptVectors):
-            embedding = backbone.model.get_submodule(embeddings[name.removeprefix("prompt/")])
-            piece.draw(embedding.weight, generators)  # type: ignore[arg-type]
+            site = embeddings[name.removeprefix("prompt/")]
+            piece.draw(backbone.model.get_submodule(site.path), site.scale, generators)
 
 
 @register("prompt")

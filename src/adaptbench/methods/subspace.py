@@ -128,8 +128,8 @@ class OuterProduct(Piece):
 
     def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
         u, v = self.factors()
-        rows = slice(*detail) if detail is not None else slice(None)
-        weight_matrix(module)[rows].add_(torch.outer(u[run], v[run]))
+        weight = weight_matrix(module)
+        weight[hooks.rows(weight, detail)] += torch.outer(u[run], v[run])
 
 
 class NormShift(Piece):

@@ -119,7 +119,7 @@ class UniPELT(PeftMethod):
         delta = Delta(runs)
         for site in anatomy.linear("q", "v"):
             delta.beside(site, GatedLowRank(runs, site.d_in, site.d_out, self.rank, self.init_scale))
-        for attention in anatomy.attentions:
+        for attention in anatomy.prefixed(f"method={self.name}"):
             size = (attention.heads, self.virtual_tokens, attention.head_width)
             delta.prefix(attention, GatedPrefix(runs, *size, self.init_scale, attention.width))
         for sublayer in anatomy.sublayers:

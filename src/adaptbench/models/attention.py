@@ -1,7 +1,11 @@
-"""The attention function every backbone is loaded with: scaled dot-product, plus a key/value prefix where asked.
+"""The attention function that backbones are loaded with: scaled dot-product, and what the library's masks cannot say.
 
-A prefix is looked up by attention module, so attaching one touches no model code, and a different prefix for
-every run of a fused batch costs one concatenation.
+- A key/value prefix, looked up by attention module, so that attaching one touches no model code, and a different prefix
+  for every run of a fused batch costs one concatenation.
+- Sliding windows under masks of our own. The library puts a window into the masks it makes itself and takes a given one
+  as it is; a window reaches back from a token by so many *positions*, which in a row of several choices are not places.
+- Soft-capped scores (Gemma 2), which the library's scaled dot-product refuses; computed as its eager function does,
+  which is the model's definition and its default there.
 """
 
 import weakref
@@ -12,17 +16,59 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 IMPLEMENTATION = "adaptbench"
 
-# Attention module -> function of the batch's number of rows that gives its prefix (keys, values),
-# each (N, H, P, head width). If it has a method `gate`, that gives (N, T, 1): how much of the prefix each query sees.
+# Attention module -> function of the batch's number of rows that gives its prefix (keys, values), each (N, H, P, head
+# width). If it has a method `gate`, that gives (N, T, 1): how much of the prefix each query sees. If it is a `Held`,
+# its P columns are the tokens at positions 0 to P - 1, and a window may hide them; else they are visible to all.
 Prefix = Callable[[int], tuple[Tensor, Tensor]]
 PREFIXES: "weakref.WeakKeyDictionary[nn.Module, Prefix]" = weakref.WeakKeyDictionary()
 
 _recorded: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
+_windows: "Windows | None" = None
+
+
+class Held:
+    """Keys and values (1, H, P, head width) of tokens that all rows have read already."""
+
+    def __init__(self, key: Tensor, value: Tensor):
+        self.key, self.value = key, value
+
+    def __call__(self, rows: int) -> tuple[Tensor, Tensor]:
+        return self.key.expand(rows, -1, -1, -1), self.value.expand(rows, -1, -1, -1)
+
+
+class Windows:
+    """Which keys a window leaves to the queries of a pass, by their positions; every layer asks for the same."""
+
+    def __init__(self, positions: Tensor):  # (N, T)
+        self.positions = positions
+        self._made: dict[tuple[int, int], Tensor] = {}
+
+    def visible(self, window: int, held: int) -> Tensor:  # (N, 1, T, held + T)
+        """True where a query is less than `window` after a key: one of `held` tokens read before, or of this pass."""
+        if (window, held) not in self._made:
+            before = torch.arange(held, device=self.positions.device).expand(len(self.positions), -1)
+            keys = torch.cat([before, self.positions], dim=1)
+            self._made[window, held] = (self.positions[:, :, None] - keys[:, None] < window)[:, None]
+        return self._made[window, held]
+
+
+@contextmanager
+def positions_known(positions: Tensor) -> Iterator[None]:
+    """Inside, queries and keys of a pass without a cache are at these positions (N, T), and windows heed them.
+
+    For passes under a mask of our own: what the library makes of a two-dimensional one has the window in it.
+    """
+    global _windows
+    _windows = Windows(positions)
+    try:
+        yield
+    finally:
+        _windows = None
 
 
 @contextmanager
@@ -47,22 +93,25 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attend over the prefix of this module, if any, and then over the keys.
 
-    A prefix has no position: its columns are visible to every query and get no relative-position bias.
+    A trained prefix has no position: its columns are visible to every query and get no relative-position bias.
     """
     if _recorded is not None:
         _recorded[module] = (key.detach(), value.detach())
+    window: Any = kwargs.get("sliding_window", getattr(module, "sliding_window", None))
+    windows = _windows if window else None
     prefix = PREFIXES.get(module)
+    if windows is not None and not isinstance(prefix, Held):
+        attention_mask = _both(attention_mask, windows.visible(window, 0))
     if prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
+        return _attend(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
     prefix_key, prefix_value = prefix(key.shape[0])
-    if attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1:
-        length = key.shape[2]
-        attention_mask = torch.ones(query.shape[2], length, dtype=torch.bool, device=key.device)
-        attention_mask = attention_mask.tril(length - query.shape[2])[None, None]
+    attention_mask = _causal(module, query, key, attention_mask)
     tokens = prefix_key.shape[2]
     if attention_mask is not None:
         visible = True if attention_mask.dtype == torch.bool else 0.0
         attention_mask = nn.functional.pad(attention_mask, (tokens, 0), value=visible)
+    if windows is not None and isinstance(prefix, Held):
+        attention_mask = _both(attention_mask, windows.visible(window, tokens))
     if position_bias is not None:
         position_bias = nn.functional.pad(position_bias, (tokens, 0))
     kwargs = {**kwargs, "is_causal": False, "position_bias": position_bias}
@@ -71,7 +120,55 @@ def attention(
         gate = prefix.gate().to(query.dtype)
         return _gated(module, gate, (query, key, value), (prefix_key, prefix_value), attention_mask, kwargs)
     keys, values = torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
-    return sdpa_attention_forward(module, query, keys, values, attention_mask, **kwargs)
+    return _attend(module, query, keys, values, attention_mask, **kwargs)
+
+
+def _both(mask: Tensor | None, visible: Tensor) -> Tensor:
+    return visible if mask is None else mask & visible
+
+
+def _causal(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The mask, written out where the library leaves it to a flag."""
+    if mask is not None or not getattr(module, "is_causal", False) or query.shape[2] == 1:
+        return mask
+    length = key.shape[2]
+    causal = torch.ones(query.shape[2], length, dtype=torch.bool, device=key.device)
+    return causal.tril(length - query.shape[2])[None, None]
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    if kwargs.get("softcap") is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if kwargs.get("is_causal") is not False:
+        attention_mask = _causal(module, query, key, attention_mask)
+    return _soft_capped(module, query, key, value, attention_mask, **kwargs)
+
+
+def _soft_capped(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    softcap: float,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention whose scaled scores s are bounded first: softcap * tanh(s / softcap)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap)) * softcap
+    if mask is not None:
+        hidden = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+    wide = torch.float32 if scores.dtype.itemsize < 4 else scores.dtype
+    weights = scores.softmax(-1, dtype=wide).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 def _gated(
@@ -93,7 +190,7 @@ def _gated(
     keys = torch.cat([_half(prefix[0], 1), _half(key, 0)], dim=2)
     values = torch.cat([_half(prefix[1], 1), _half(value, 0)], dim=2)
     kwargs = {**kwargs, "scaling": kwargs["scaling"] if kwargs.get("scaling") is not None else width**-0.5}
-    output, weights = sdpa_attention_forward(module, both, keys, values, attention_mask, **kwargs)
+    output, weights = _attend(module, both, keys, values, attention_mask, **kwargs)
     return output[..., :width] + output[..., width:] * gate[:, :, None], weights
 
 
@@ -103,5 +200,13 @@ def _half(states: Tensor, half: int) -> Tensor:
     return nn.functional.pad(states, (width, 0) if half else (0, width))
 
 
+def _mask(**arguments: Any) -> Tensor | None:
+    """The library's mask for scaled dot-product. Without contents (on the meta device) padding cannot be looked for."""
+    padding = arguments.get("attention_mask")
+    if padding is not None and padding.is_meta:
+        arguments["attention_mask"] = None
+    return sdpa_mask(**arguments)
+
+
 AttentionInterface.register(IMPLEMENTATION, attention)
-AttentionMaskInterface.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)

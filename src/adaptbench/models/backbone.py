@@ -1,28 +1,47 @@
 """The frozen base model with its tokenizer, loaded once per process however many cells follow."""
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as hf_logging
 
 from adaptbench.errors import InputError
-from adaptbench.models.anatomy import ENCODERS_ONLY, Anatomy, anatomy_of
+from adaptbench.models.anatomy import (
+    ENCODERS_ONLY,
+    Anatomy,
+    anatomy_of,
+    calls_attention_function,
+    check_parts,
+    has_anatomy,
+    packs_choices,
+)
 from adaptbench.models.attention import IMPLEMENTATION
+from adaptbench.models.experts import COUNTED
+from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
+from adaptbench.models.trial import check_by_trial
 
 if TYPE_CHECKING:
     from adaptbench.config import ModelConfig
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 SMALL = 10_000_000  # parameters
+LOGITS_LIMIT = 2**28  # bytes
 NO_LIMIT = 10**9  # tokenizers report absurd numbers where a model has no limit of its own
 
 
@@ -33,14 +52,23 @@ class Backbone:
     name: str
     model: PreTrainedModel
     tokenizer: Any
-    anatomy: Anatomy
     device: torch.device
     dtype: torch.dtype
     max_length: int
     virtual_tokens: int = 0  # places a method wants before every prompt's own tokens (prompt tuning)
-    packs_choices: bool = True  # choices may share a pass; not in models that extend plain masks themselves
+    packs_choices: bool = True  # choices may share a pass; not where the model makes masks or positions itself
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
     overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
+    logits_limit: int = LOGITS_LIMIT  # most bytes of one run's logits in a pass
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where its parts are.
+
+        Raises:
+            InputError: its architecture has no entry in `models/anatomy.py`.
+        """
+        return anatomy_of(self.model)
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -77,6 +105,8 @@ def load(model: "ModelConfig", device: str = "auto") -> Backbone:
         overlong=model.overlong,
         device_map=model.device_map,
         quantization=model.quantization,
+        logits_limit=model.logits_limit,
+        content=content_id(resolve_path(model.path), model.revision),
     )
 
 
@@ -91,27 +121,42 @@ def load_backbone(
     overlong: str = "refuse",
     device_map: str | None = None,
     quantization: str = "none",
+    logits_limit: int = LOGITS_LIMIT,
+    content: str | None = None,
 ) -> Backbone:
     """Load a model folder, a hub id, or `microworld:<name>`, frozen and in evaluation mode.
+
+    Args:
+        logits_limit: most bytes that one run's logits may take in a pass.
+        content: which weights (`models/identity.py`): the commit of a hub id, else only a key of the cache.
 
     Raises:
         InputError: nothing loadable at `path`, an architecture without an anatomy, a missing optional package, or
             fp16 for a T5 (its feed-forward activations overflow there).
     """
     source = resolve_path(path)
-    config = load_config(path)
+    pinned = {} if content is None or Path(source).exists() else {"revision": content}
+    config = load_config(path, **pinned)
     if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
         raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
-    check_scores(config, f"model.path={path!r}")
+    check_architecture(config, f"model.path={path!r}")
+    if max_length and max_length > (rotary_limit(config) or max_length):
+        raise InputError(
+            f"model.max_length={max_length}: beyond {rotary_limit(config)} tokens the rotary frequencies of this model "
+            "are those of the longest row of a batch, so scores would depend on the batch"
+        )
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     target = torch.device(pick_device(device))
     placing = placement(device_map, quantization, getattr(torch, dtype), target)
     hf_logging.disable_progress_bar()
+    options = {"dtype": getattr(torch, dtype), **_attention(config), **placing, **pinned}
     try:
-        model = auto.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=IMPLEMENTATION, **placing)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        model = auto.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+    except Exception as error:
         raise _cannot_load(path, error) from error
+    if config.is_encoder_decoder:
+        model.config.decoder_start_token_id = config.decoder_start_token_id
     model.requires_grad_(False).eval()
     if placing:
         target = next(model.get_input_embeddings().parameters()).device  # where a batch has to go; the rest follows
@@ -119,15 +164,18 @@ def load_backbone(
         model = model.to(target)  # type: ignore[arg-type]
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
+    if not has_anatomy(config):
+        check_by_trial(model, tokenizer, f"model.path={path!r}")
     return Backbone(
         name,
         model,
         tokenizer,
-        anatomy_of(model),
         target,
         getattr(torch, dtype),
         max_length or _own_limit(config, tokenizer),
+        packs_choices=packs_choices(config),
         overlong=overlong,
+        logits_limit=logits_limit,
     )
 
 
@@ -135,8 +183,17 @@ def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     """A frozen model without storage, from its configuration alone (any size, no weights)."""
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
-        model = auto.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=IMPLEMENTATION)
+        model = auto.from_config(
+            copy.deepcopy(config), dtype=dtype, experts_implementation=COUNTED, **_attention(config)
+        )
     return model.requires_grad_(False).eval()
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Our attention function where the architecture can take one, else the library's default."""
+    if calls_attention_function(config):
+        return {"attn_implementation": IMPLEMENTATION}
+    return {}
 
 
 def meta_backbone(name: str, path: str, dtype: str = "float32", shape: Mapping[str, Any] | None = None) -> Backbone:
@@ -145,15 +202,22 @@ def meta_backbone(name: str, path: str, dtype: str = "float32", shape: Mapping[s
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0  # any id costs the same
     model = from_config(config, getattr(torch, dtype))
-    return Backbone(name, model, None, anatomy_of(model), torch.device("meta"), getattr(torch, dtype), NO_LIMIT)
+    packs = packs_choices(config)
+    return Backbone(name, model, None, torch.device("meta"), getattr(torch, dtype), NO_LIMIT, packs_choices=packs)
 
 
-def load_config(path: str) -> Any:
+def load_config(path: str, revision: str | None = None) -> Any:
     """The model's configuration, from a folder, the hub or its cache."""
+    source = resolve_path(path)
+    pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
-        return AutoConfig.from_pretrained(resolve_path(path))
-    except (OSError, ValueError) as error:
+        config: Any = AutoConfig.from_pretrained(source, **pinned)
+    except Exception as error:
         raise _cannot_load(path, error) from error
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        with suppress(OSError, ValueError):  # some say it there only
+            config.decoder_start_token_id = GenerationConfig.from_pretrained(source, **pinned).decoder_start_token_id
+    return config
 
 
 def resolve_path(path: str) -> str:
@@ -164,15 +228,6 @@ def resolve_path(path: str) -> str:
             raise InputError(f"model.path={path!r}: no such shipped model; run `make pretrain`")
         return str(folder)
     return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
-
-
-def known_weights(path: str) -> str | None:
-    """The hash of a file, or in a folder's provenance if it has one: a rebuilt model is not the old one."""
-    place = Path(resolve_path(path)).expanduser()
-    if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
-    file = place / "provenance.json"
-    return json.loads(file.read_text())["sha256"] if file.is_file() else None
 
 
 def pick_device(device: str) -> str:
@@ -193,22 +248,74 @@ def _own_limit(config: Any, tokenizer: Any) -> int:
 
 
 def positions(config: Any) -> int | None:
-    """How many positions a decoder-only model has; None where they do not bound its inputs."""
-    if config.is_encoder_decoder:
-        return None
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    """How many positions a model has for its input; None where they do not bound it."""
+    text = config if config.is_encoder_decoder else config.get_text_config()
+    names = ["max_position_embeddings", "max_encoder_position_embeddings"]
+    if not config.is_encoder_decoder:  # T5's number is advice
+        names += ["n_positions", "max_seq_len"]
+    known = [limit for name in names if (limit := getattr(text, name, None))]
+    return min([*known, *([limit] if (limit := rotary_limit(config)) else [])], default=None)
+
+
+def rotary_limit(config: Any) -> int | None:
+    """Tokens beyond which LongRoPE (Phi-3's 128k variants) turns all rows of a batch by other frequencies."""
+    ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    limits = [
+        rope.get("original_max_position_embeddings")
+        for rope in (ropes, *ropes.values())
+        if isinstance(rope, dict) and rope.get("rope_type") == "longrope"
+    ]
+    return min(filter(None, limits), default=None)
+
+
+def check_architecture(config: Any, named: str, *, parts: bool = False, prefixes: bool = False) -> None:
+    """Refuse what is known from config.json alone not to work, before any weight is loaded.
+
+    Args:
+        named: the model, and the method where it needs something, for the message.
+        parts: the method attaches to parts of the model.
+        prefixes: it puts keys and values before those of attentions (prefix tuning, demonstrations read once).
+
+    Raises:
+        InputError: see `check_scores` and `check_parts`.
+    """
+    check_scores(config, named)
+    if parts or prefixes:
+        check_parts(config, named, prefixes)
 
 
 def check_scores(config: Any, named: str) -> None:
     """Refuse an architecture that cannot score answers.
 
     Raises:
-        InputError: it is an encoder.
+        InputError: it is an encoder, reads both ways, has no language model head, or answers that begin with nothing.
     """
-    if config.model_type in ENCODERS_ONLY:
-        raise InputError(f"{named}: {config.model_type} is an encoder and cannot score answers")
+    kind = config.model_type
+    if kind in ENCODERS_ONLY or (_masked(config) and not config.is_encoder_decoder and not config.is_decoder):
+        raise InputError(f"{named}: {kind} is an encoder and cannot score answers")
+    text = config.get_text_config()
+    if getattr(text, "use_bidirectional_attention", False) or getattr(text, "is_causal", True) is False:
+        raise InputError(f"{named}: this {kind} reads both ways (config.json says so) and cannot score answers")
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if type(config) not in auto._model_mapping:
+        raise InputError(f"{named}: transformers has no language model of type {kind} ({auto.__name__})")
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise InputError(
+            f"{named}: config.json has no decoder_start_token_id, the token that every answer of a {kind} follows "
+            "(T5: the padding token's id)"
+        )
 
 
-def _cannot_load(path: str, error: Exception) -> InputError:
+def _masked(config: Any) -> bool:
+    """It has a masked language model's head: without `is_decoder` it is an encoder."""
+    return type(config) in AutoModelForMaskedLM._model_mapping
+
+
+def _cannot_load(path: str, error: Exception) -> Exception:
+    """What to raise: one line, whatever the library made of the folder; memory that runs out is no fault of it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return error
     reason = " ".join(str(error).split())[:200]
+    if not isinstance(error, OSError | ValueError):
+        reason = f"{type(error).__name__}: {reason}"
     return InputError(f"model.path={path!r}: not a model folder, and not on the hub or in its cache: {reason}")

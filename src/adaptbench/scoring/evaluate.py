@@ -1,6 +1,6 @@
 """Score every evaluation prompt with an adapted model, for all its runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from adaptbench.data.batching import Encoded, collate, encode
+from adaptbench.data.batching import Encoded, collate, context_length, encode, shape_of
 from adaptbench.data.templates import Prompt
+from adaptbench.data.tokenization import Ids
 from adaptbench.methods.base import Adaptation
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
+from adaptbench.scoring.limits import logits_bytes, out_of_memory, rows_that_fit
 from adaptbench.scoring.metrics import ChoiceScores
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.scoring.shared_context import shared_context
@@ -26,17 +28,25 @@ class Reading:
     prompt: int  # its index
     context: Context
     encoded: Encoded  # the context included
-    shared: bool = False  # the context's keys and values are computed once for all prompts
+    context_tokens: int = 0  # leading tokens that all prompts of this context have in common
+    shared: bool = False  # the keys and values of those are computed once for all prompts
     turn: int = 0  # which of the prompt's contexts; two may hold the same words
     content_free: bool = False  # read to calibrate the others; equal ones are read once
     choice: int | None = None  # the channel reads every choice by itself; what is scored is the input
+    first_choice: int = 0  # where many choices are read in several passes: the first of this one
+
+    @property
+    def already_read(self) -> int:
+        """Tokens that need not be read again."""
+        return self.context_tokens if self.shared else 0
 
 
 def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> list[Reading]:
     """Everything one run reads to answer the prompts."""
     backbone = adaptation.backbone
     if adaptation.contexts is None:
-        return [Reading(index, (), encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
+        found = [Reading(index, "", encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
+        return [piece for reading in found for piece in _in_slices(backbone, reading)]
     contexts, found = adaptation.contexts[run], []
     for index, prompt in enumerate(prompts):
         for turn, context in enumerate(contexts.find(prompt)):
@@ -46,9 +56,14 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
                 continue
             found.append(read(encode(backbone, prompt, context)))
             for text in contexts.content_free.get(prompt.template, ()):
-                nothing = replace(prompt, input=text or " ")
+                nothing = replace(prompt, input=text)
                 found.append(read(encode(backbone, nothing, context), content_free=True))
-    return found
+    sources: dict[Context, list[Ids]] = {}
+    for reading in found:
+        sources.setdefault(reading.context, []).append(reading.encoded.source)
+    tokens = {context: context_length(backbone, context, *own) for context, own in sources.items()}
+    counted = (replace(reading, context_tokens=tokens[reading.context]) for reading in found)
+    return [piece for reading in counted for piece in _in_slices(backbone, reading)]
 
 
 def flipped(backbone: Backbone, prompt: Prompt, context: Context) -> list[Encoded]:
@@ -59,48 +74,96 @@ def flipped(backbone: Backbone, prompt: Prompt, context: Context) -> list[Encode
     ]
 
 
+def _in_slices(backbone: Backbone, reading: Reading) -> Iterator[Reading]:
+    """The reading, or as many as its choices need so that none's logits take more than the model's setting allows."""
+    choices, encoded = reading.encoded.choices, reading.encoded
+    size = len(choices)
+    while (
+        size > 1
+        and logits_bytes(backbone, shape_of([replace(encoded, choices=choices[:size])])) > backbone.logits_limit
+    ):
+        size = -(-size // 2)
+    for start in range(0, len(choices), size):
+        yield replace(reading, encoded=replace(encoded, choices=choices[start : start + size]), first_choice=start)
+
+
 @torch.inference_mode()
 def evaluate(
-    adaptation: Adaptation, prompts: Sequence[Prompt], batch_size: int, progress: bool = False
+    adaptation: Adaptation,
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    progress: bool = False,
+    read: Sequence[list[Reading]] | None = None,
 ) -> list[list[ChoiceScores]]:
     """Choice scores of each run (outer list), in the order of `prompts`.
 
     Runs of a delta share each pass as blocks of rows; runs that differ in their context go one after the
     other; where nothing depends on the run, one pass serves all.
+
+    Args:
+        batch_size: most rows in a pass, over all runs that share it; fewer where their logits would take more than
+            `model.logits_limit` for a run, or where memory runs out (which the adaptation's log counts).
+        read: each run's readings, where they are known already.
     """
     runs = len(adaptation.seeds)
+    if read is None:
+        read = all_readings(adaptation, prompts)
+    scorer = _Scorer(adaptation, batch_size, progress)
     with adaptation.attached():
         if adaptation.contexts is not None:
-            return [_in_context(adaptation, prompts, run, batch_size, progress) for run in range(runs)]
-        encoded = [reading.encoded for reading in readings(adaptation, prompts, 0)]
-        if adaptation.same_for_all_runs:
-            return _score(adaptation.backbone, encoded, 1, batch_size, progress) * runs
-        return _score(adaptation.backbone, encoded, runs, batch_size, progress)
+            return [_in_context(adaptation, prompts, run, read[run], scorer) for run in range(runs)]
+        together = 1 if adaptation.same_for_all_runs else runs
+        scores = scorer([reading.encoded for reading in read[0]], together)
+        return [_joined(prompts, list(zip(read[0], own, strict=True))) for own in scores] * (runs // together)
+
+
+def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list[Reading]]:
+    """Every run's readings; only contexts differ from run to run."""
+    runs = len(adaptation.seeds)
+    if adaptation.contexts is None:
+        return [readings(adaptation, prompts, 0)] * runs
+    return [readings(adaptation, prompts, run) for run in range(runs)]
 
 
 def _in_context(
-    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, batch_size: int, progress: bool
+    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, every: Sequence[Reading], scorer: "_Scorer"
 ) -> list[ChoiceScores]:
     """One run's scores: every prompt after its contexts, the choices' probabilities combined over them."""
-    combine = multiplied if adaptation.contexts is not None and adaptation.contexts[run].multiplied else averaged
-    every = readings(adaptation, prompts, run)
+    assert adaptation.contexts is not None
+    combine = multiplied if adaptation.contexts[run].multiplied else averaged
     passes: dict[Context, dict[tuple, Encoded]] = {}
     for reading in every:  # readings that share keys and values must share a batch; the others may meet anyone
-        own = passes.setdefault(reading.context if reading.shared else (), {})
+        own = passes.setdefault(reading.context if reading.already_read else "", {})
         own.setdefault(_key(reading.encoded), reading.encoded)  # content-free inputs return with every prompt
-    scored: dict[tuple[Context, tuple], ChoiceScores] = {}
+    scores: dict[tuple[Context, tuple], ChoiceScores] = {}
+    held = {reading.context: reading for reading in every if reading.already_read}
     for context, rows in passes.items():
-        after = [_after(encoded, len(context)) for encoded in rows.values()]
-        with shared_context(adaptation.backbone, context) if context else nullcontext():
-            (scores,) = _score(adaptation.backbone, after, 1, batch_size, progress, already_read=len(context))
-        scored |= {(context, key): score for key, score in zip(rows, scores, strict=True)}
+        tokens = held[context].already_read if context else 0
+        ids = held[context].encoded.source[:tokens] if context else ()
+        with shared_context(adaptation.backbone, ids) if context else nullcontext():
+            (found,) = scorer([_after(encoded, tokens) for encoded in rows.values()], 1, tokens)
+        scores |= {(context, key): score for key, score in zip(rows, found, strict=True)}
     by_turn: list[dict[int, list[tuple[Reading, ChoiceScores]]]] = [{} for _ in prompts]
     for reading in every:
-        score = scored[reading.context if reading.shared else (), _key(reading.encoded)]
+        score = scores[reading.context if reading.already_read else "", _key(reading.encoded)]
         by_turn[reading.prompt].setdefault(reading.turn, []).append((reading, score))
     return [
         combine([_answer(prompt, read) for read in own.values()]) for prompt, own in zip(prompts, by_turn, strict=True)
     ]
+
+
+def _joined(prompts: Sequence[Prompt], read: Sequence[tuple[Reading, ChoiceScores]]) -> list[ChoiceScores]:
+    """Every prompt's scores, its slices put together."""
+    own: list[list[tuple[Reading, ChoiceScores]]] = [[] for _ in prompts]
+    for reading, score in read:
+        own[reading.prompt].append((reading, score))
+    return [_whole(prompt, slices) for prompt, slices in zip(prompts, own, strict=True)]
+
+
+def _whole(prompt: Prompt, slices: Sequence[tuple[Reading, ChoiceScores]]) -> ChoiceScores:
+    """The scores of all choices from those of their slices, which come in order."""
+    values = tuple(value for _, score in slices for value in score.log_likelihoods)
+    return ChoiceScores(prompt, values, tuple(count for _, score in slices for count in score.tokens))
 
 
 def _key(encoded: Encoded) -> tuple:
@@ -112,11 +175,15 @@ def _answer(prompt: Prompt, read: Sequence[tuple[Reading, ChoiceScores]]) -> Cho
     if read[0][0].choice is not None:  # the channel: log p(input | choice), whatever the input's length
         values = tuple(score.log_likelihoods[0] for _, score in read)
         return ChoiceScores(prompt, values, (read[0][1].tokens[0],) * len(values))
-    (direct,) = [score for reading, score in read if not reading.content_free]
-    free = [score for reading, score in read if reading.content_free]
+    direct = _whole(prompt, [pair for pair in read if not pair[0].content_free])
+    slices: dict[Ids, list[tuple[Reading, ChoiceScores]]] = {}
+    for reading, score in read:
+        if reading.content_free:
+            slices.setdefault(reading.encoded.source, []).append((reading, score))
+    free = [_whole(prompt, own) for own in slices.values()]
     if not free:
-        return replace(direct, prompt=prompt)
-    return replace(direct, prompt=prompt, log_likelihoods=calibrated(direct, averaged(free)))
+        return direct
+    return replace(direct, log_likelihoods=calibrated(direct, averaged(free)))
 
 
 def calibrated(direct: ChoiceScores, content_free: ChoiceScores) -> tuple[float, ...]:
@@ -144,25 +211,44 @@ def _after(encoded: Encoded, tokens: int) -> Encoded:
     return replace(encoded, source=encoded.source[tokens:])
 
 
-def _score(
-    backbone: Backbone,
-    encoded: Sequence[Encoded],
-    runs: int,
-    batch_size: int,
-    progress: bool,
-    already_read: int = 0,
-) -> list[list[ChoiceScores]]:
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].source))  # little padding
-    size = max(1, batch_size // runs)
-    results: list[dict[int, ChoiceScores]] = [{} for _ in range(runs)]
-    starts = range(0, len(order), size)
-    for start in tqdm(starts, desc="evaluating", leave=False, disable=None if progress else True, mininterval=1):
-        indices = order[start : start + size]
-        rows = [encoded[index] for index in indices]
-        batch = collate(rows * runs, backbone.pad_id, already_read).to(backbone.device)
-        sums = token_log_probabilities(backbone, batch).double().sum(2).view(runs, len(rows), -1).tolist()
-        for run in range(runs):
-            for index, row, values in zip(indices, rows, sums[run], strict=True):
-                tokens = tuple(len(choice) for choice in row.choices)
-                results[run][index] = ChoiceScores(row.prompt, tuple(values[: len(tokens)]), tokens)
-    return [[scores[index] for index in range(len(encoded))] for scores in results]
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores encoded prompts in passes of as many rows as memory allows."""
+
+    adaptation: Adaptation
+    batch_size: int
+    progress: bool
+
+    def __call__(self, encoded: Sequence[Encoded], runs: int, already_read: int = 0) -> list[list[ChoiceScores]]:
+        """Each run's scores, in the order of `encoded`."""
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].source))  # little padding
+        results: list[dict[int, ChoiceScores]] = [{} for _ in range(runs)]
+        size, start = max(1, self.batch_size // runs), 0
+        quiet = None if self.progress else True
+        with tqdm(total=len(order), desc="evaluating", leave=False, disable=quiet, mininterval=1) as bar:
+            while start < len(order):
+                indices = order[start : start + size]
+                rows = [encoded[index] for index in indices]
+                fitting = rows_that_fit(self.adaptation.backbone, shape_of(rows))
+                indices, rows = indices[:fitting], rows[:fitting]
+                try:
+                    sums = self._sums(rows, runs, already_read)
+                except RuntimeError as error:
+                    if not out_of_memory(error) or len(rows) == 1:
+                        raise
+                    size = len(rows) // 2
+                    self.adaptation.log.halvings += 1
+                    continue
+                for run in range(runs):
+                    for index, row, values in zip(indices, rows, sums[run], strict=True):
+                        tokens = tuple(len(choice) for choice in row.choices)
+                        results[run][index] = ChoiceScores(row.prompt, tuple(values[: len(tokens)]), tokens)
+                start += len(rows)
+                bar.update(len(rows))
+        return [[scores[index] for index in range(len(encoded))] for scores in results]
+
+    def _sums(self, rows: Sequence[Encoded], runs: int, already_read: int) -> list[list[list[float]]]:
+        """(R, B, C) log-likelihoods."""
+        backbone = self.adaptation.backbone
+        batch = collate([*rows] * runs, backbone.pad_id, already_read).to(backbone.device)
+        return token_log_probabilities(backbone, batch).double().sum(2).view(runs, len(rows), -1).tolist()

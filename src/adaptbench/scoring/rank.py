@@ -5,11 +5,15 @@ neighbours, so the prompt (or, in an encoder-decoder, its cross-attention keys a
 not once per choice. The result equals scoring each choice alone.
 """
 
+from inspect import signature
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adaptbench.data.batching import Batch
+from adaptbench.models.attention import positions_known
 from adaptbench.models.backbone import Backbone
 
 
@@ -44,35 +48,70 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     extra = choices * (length - 1)
     positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0) + batch.already_read
     after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
-    logits = backbone.model(
-        input_ids=torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1),
-        attention_mask=_tree_mask(batch.source_mask, choices, length - 1),
-        position_ids=torch.cat([positions, after], dim=1),
-        logits_to_keep=extra + 1,
-        use_cache=False,
-    ).logits
+    positions = torch.cat([positions, after], dim=1)
+    with positions_known(positions):
+        logits = backbone.model(
+            input_ids=torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1),
+            attention_mask=_tree_mask(batch.source_mask, choices, length - 1),
+            position_ids=positions,
+            logits_to_keep=extra + 1,
+            use_cache=False,
+        ).logits
     first = _log_p(logits[:, :1, None].expand(-1, choices, -1, -1), batch.targets[..., :1])
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
 
 
 def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
-    """Every choice in a row of its own under plain masks, as wrapped models with virtual tokens of their own expect.
+    """Every choice in a row of its own under plain masks: for wrapped models with virtual tokens of their own, and for
+    any architecture whose masks or positions cannot be given.
 
-    Such models read positions off the padded row, so with absolute positions (GPT-2) padding shifts them a little.
+    Rows are padded on the right, so a token's position is its place in the row and no score depends on the batch.
     """
     n, choices, length = batch.targets.shape
-    source, targets = batch.source.repeat_interleave(choices, 0), batch.targets.flatten(0, 1)
-    mask = batch.source_mask.repeat_interleave(choices, 0).long()
+    targets = batch.targets.flatten(0, 1)
+    tokens = batch.source_mask.sum(1)  # (N,)
+    source = _to_the_left(batch.source, tokens).repeat_interleave(choices, 0)
+    tokens = tokens.repeat_interleave(choices)[:, None]  # (N * C, 1)
+    places = torch.arange(source.shape[1], device=source.device)
     if backbone.is_encoder_decoder:
         start = torch.full_like(targets[:, :1], backbone.model.config.decoder_start_token_id)
         inputs = {"input_ids": source, "decoder_input_ids": torch.cat([start, targets[:, :-1]], dim=1)}
-    else:
-        inputs = {"input_ids": torch.cat([source, targets[:, :-1]], dim=1)}
-        mask = torch.cat([mask, torch.ones_like(targets[:, :-1])], dim=1)
-    seen = None if mask.is_meta else mask  # a mask changes no count, and looking into it needs contents
-    logits = backbone.model(**inputs, attention_mask=seen).logits[:, -length:]
-    return _log_p(logits.unflatten(0, (n, choices)), batch.targets)
+        logits = backbone.model(**inputs, attention_mask=_plain(places < tokens), use_cache=False).logits[:, -length:]
+        return _log_p(logits.unflatten(0, (n, choices)), batch.targets)
+    after = tokens + torch.arange(length - 1, device=source.device)  # (N * C, T - 1) places of the choice's tokens
+    ids = torch.cat([source, torch.full_like(targets[:, :-1], backbone.pad_id)], dim=1).scatter(
+        1, after, targets[:, :-1]
+    )
+    own = batch.target_mask.flatten(0, 1).sum(1, keepdim=True)
+    seen = torch.arange(ids.shape[1], device=ids.device) < tokens + (own - 1).clamp(min=0)
+    width = ids.shape[1]
+    first = width - length if tokens.is_meta else int(tokens.min()) - 1  # no logits are needed before it
+    keep = {"logits_to_keep": width - first} if _takes_logits_to_keep(backbone) else {}
+    logits = backbone.model(input_ids=ids, attention_mask=_plain(seen), use_cache=False, **keep).logits
+    logits = logits[:, first - width :]
+    scored = tokens - 1 - first + torch.arange(length, device=ids.device)  # (N * C, T) the places before each target
+    log_p = _log_p(logits.gather(1, scored[..., None].expand(-1, -1, logits.shape[-1]))[:, None], targets[:, None])
+    return log_p[:, 0].unflatten(0, (n, choices))
+
+
+def _to_the_left(source: Tensor, tokens: Tensor) -> Tensor:
+    """(N, S) ids padded on the left -> the same padded on the right."""
+    width = source.shape[1]
+    places = torch.arange(width, device=source.device) + width - tokens[:, None]
+    return source.gather(1, places % width)
+
+
+def _takes_logits_to_keep(backbone: Backbone) -> bool:
+    """Whether the model can compute logits of its last positions alone (a PEFT wrapper passes the wish on)."""
+    model: Any = backbone.model
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    return "logits_to_keep" in signature(model.forward).parameters
+
+
+def _plain(seen: Tensor) -> Tensor | None:
+    """A two-dimensional mask; none on the meta device, where it changes no count and has no contents to look into."""
+    return None if seen.is_meta else seen.long()
 
 
 def _apart(choices: int, length: int, device: torch.device) -> Tensor:

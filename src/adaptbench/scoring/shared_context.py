@@ -1,24 +1,24 @@
 """Read the demonstrations once: their keys and values serve every prompt that follows them.
 
 A causal model computes the same keys and values for a context whatever comes after it. Kept, they are exactly a
-prefix of each attention (see models/attention.py), so prompts are scored as usual, their positions moved on.
+prefix of each attention (see models/attention.py), so prompts are scored as usual, their positions moved on. All are
+kept in every layer, also where a window hides the first of them from most prompts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from adaptbench.methods.contexts import Context
-from adaptbench.models.attention import PREFIXES
+from adaptbench.models.attention import PREFIXES, Held, recorded_keys_and_values
 from adaptbench.models.backbone import Backbone
 
 States = dict[nn.Module, tuple[Tensor, Tensor]]  # attention -> keys and values, each (1, H, tokens, head width)
 
 
 @contextmanager
-def shared_context(backbone: Backbone, context: Context) -> Iterator[None]:
+def shared_context(backbone: Backbone, context: Sequence[int]) -> Iterator[None]:
     """Inside, a decoder-only model reads every row as if `context` stood before it.
 
     Rows must be collated with `already_read=len(context)`, or their positions would be wrong.
@@ -32,10 +32,7 @@ def shared(states: States) -> Iterator[None]:
     """Inside, every row attends to these keys and values before its own."""
     try:
         for module, (key, value) in states.items():
-            PREFIXES[module] = lambda rows, key=key, value=value: (  # type: ignore[misc]
-                key.expand(rows, -1, -1, -1),
-                value.expand(rows, -1, -1, -1),
-            )
+            PREFIXES[module] = Held(key, value)
         yield
     finally:
         for module in states:
@@ -43,9 +40,15 @@ def shared(states: States) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def read(backbone: Backbone, context: Context) -> States:
-    """Keys and values of a context in every attention."""
-    ids = torch.tensor([context], device=backbone.device)
-    cache = backbone.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    modules = [backbone.model.get_submodule(site.path) for site in backbone.anatomy.attentions]
-    return {module: (layer.keys, layer.values) for module, layer in zip(modules, cache.layers, strict=True)}
+def read(backbone: Backbone, context: Sequence[int]) -> States:
+    """Keys and values of a context in every attention.
+
+    Raises:
+        InputError: the architecture computes attention by itself.
+    """
+    sites = backbone.anatomy.prefixed("demonstrations read once")
+    ids = torch.tensor([list(context)], device=backbone.device)
+    with recorded_keys_and_values() as recorded:
+        backbone.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+    modules = [backbone.model.get_submodule(site.path) for site in sites]
+    return {module: recorded[module] for module in modules}

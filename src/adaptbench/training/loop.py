@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from adaptbench.data.batching import Shape, collate, encode, shape_of
+from adaptbench.data.batching import Encoded, Shape, collate, encode, shape_of
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.models.backbone import Backbone
+from adaptbench.scoring.limits import out_of_memory, rows_that_fit
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
@@ -29,6 +30,7 @@ class TrainingLog:
     losses: list[list[float]] = field(default_factory=list)  # one list of R losses per step
     failures: dict[int, str] = field(default_factory=dict)  # run -> why it failed
     trained_parameters: int | None = None  # of one run, while it trained
+    halvings: int = 0  # how often memory ran out, and a pass was repeated with half its rows
 
 
 def train(
@@ -65,11 +67,7 @@ def train(
         batches = [stream.next_batch() for stream in streams]
         for run, rows in enumerate(batches):
             log.shapes[run].append(shape_of(rows))
-        batch = collate([row for rows in batches for row in rows], backbone.pad_id).to(backbone.device)
-        log_p = token_log_probabilities(backbone, batch)
-        losses = per_run_loss(recipe.losses, log_p, batch.target_mask, batch.label, runs)
-        optimizer.zero_grad()
-        losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
+        losses = accumulate(backbone, batches, recipe.losses, optimizer, log)
         factor = linear_schedule(step, steps, recipe.warmup_fraction)
         still_alive = optimizer.step(learning_rate * factor, recipe.clip_norm, alive & losses.isfinite())
         for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
@@ -80,3 +78,36 @@ def train(
             break
     backbone.model.eval()
     return log
+
+
+def accumulate(
+    backbone: Backbone,
+    batches: Sequence[Sequence[Encoded]],
+    names: Sequence[str],
+    optimizer: RunOptimizer,
+    log: TrainingLog,
+) -> Tensor:
+    """Gradients of one batch of every run, in passes of as many rows as memory allows; returns the (R,) losses.
+
+    A run's loss is the mean over its examples, so passes of some rows each add up to the pass of all.
+    """
+    rows = len(batches[0])
+    size = min(rows_that_fit(backbone, shape_of(own)) for own in batches) >> log.halvings or 1
+    while True:
+        optimizer.zero_grad()
+        total = torch.zeros(len(batches), device=backbone.device)
+        try:
+            for start in range(0, rows, size):
+                part = [row for own in batches for row in own[start : start + size]]
+                batch = collate(part, backbone.pad_id).to(backbone.device)
+                log_p = token_log_probabilities(backbone, batch)
+                losses = per_run_loss(names, log_p, batch.target_mask, batch.label, len(batches))
+                losses = losses * (min(size, rows - start) / rows)
+                losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
+                total = total + losses.detach()
+            return total
+        except RuntimeError as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            size //= 2
+            log.halvings += 1

@@ -63,16 +63,18 @@ class AdamW:
 class _Buffer:
     """Parameters of one shape: (parameters * runs, *shape), with their gradients and statistics alike."""
 
-    value: Tensor
+    value: Tensor  # in single precision at least: a step relative to a bfloat16 weight would be rounded away
     grad: Tensor
     count: int  # parameters stacked
+    served: Tensor | None = None  # the model's own, less precise copy of `value`, renewed after every step
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RunOptimizer:
     """Trains parameters whose leading axis is the run axis, or (`run_axis=False`) a single run's plain ones.
 
-    The parameters' storage moves into shared buffers; use them as before.
+    The parameters' storage moves into shared buffers; use them as before. Weights in half precision are trained as
+    float32 masters, and the model computes with their rounded copies.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], update: Update, runs: int, run_axis: bool = True):
@@ -99,7 +101,9 @@ class RunOptimizer:
     def _in_place(group: list[nn.Parameter]) -> _Buffer:
         (parameter,) = group
         parameter.grad = torch.zeros_like(parameter)
-        return _Buffer(parameter.data.unsqueeze(0), parameter.grad.unsqueeze(0), 1)
+        own = parameter.data.unsqueeze(0)
+        master = _wide(own)
+        return _Buffer(master, parameter.grad.unsqueeze(0), 1, served=None if master is own else own)
 
     def zero_grad(self) -> None:
         for buffer in self._buffers:
@@ -131,17 +135,22 @@ class RunOptimizer:
             per_row = factor.repeat(buffer.count).view(shape)
             moving = alive.repeat(buffer.count).view(shape)
             grad = torch.where(moving, _wide(buffer.grad) * per_row, 0.0)
-            change = self._update(_wide(buffer.value), grad, buffer.state, self._step, lr)
-            buffer.value.sub_(torch.where(moving, change, 0.0).to(buffer.value.dtype))
+            change = self._update(buffer.value, grad, buffer.state, self._step, lr)
+            buffer.value.sub_(torch.where(moving, change, 0.0))
+            if buffer.served is not None:
+                buffer.served.copy_(buffer.value)
         return alive
 
 
 def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
-    """Factor of the learning rate at `step` (from 0): linear warm-up, then linear decay to zero."""
-    warmup = int(steps * warmup_fraction)
+    """Factor of the learning rate at `step` (from 0): linear warm-up from zero, then linear decay to zero.
+
+    As in the T-Few authors' code: the first step of a warm-up has a rate of zero, and its length is not rounded.
+    """
+    warmup = steps * warmup_fraction
     if step < warmup:
-        return (step + 1) / warmup
-    return (steps - step) / max(1, steps - warmup)
+        return step / max(1.0, warmup)
+    return (steps - step) / max(1.0, steps - warmup)
 
 
 def _wide(tensor: Tensor) -> Tensor:
