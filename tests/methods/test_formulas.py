@@ -44,7 +44,7 @@ def linear(model, site, change_output=lambda y, x: y, change_input=lambda x: x):
         y = base(change_input(x))
         if site.columns is None:
             return change_output(y, x)
-        start, stop = site.columns
+        start, stop, _ = site.columns
         return torch.cat([y[..., :start], change_output(y[..., start:stop], x), y[..., stop:]], -1)
 
     put(model, site.path, compute)

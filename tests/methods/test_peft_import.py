@@ -393,7 +393,8 @@ def test_a_prompt_is_not_exchanged_where_peft_changes_the_words_too(loaded, tmp_
     """Marian multiplies the embeddings it looks up; PEFT looks them up itself and does not."""
     config = MarianConfig(
         vocab_size=400, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, pad_token_id=0,
-        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, scale_embedding=True, decoder_start_token_id=2,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, scale_embedding=True,
+        decoder_start_token_id=2,
     )  # fmt: skip
     backbone = loaded(config)
     made_by_peft(backbone, tmp_path, "PROMPT_TUNING", num_virtual_tokens=3)
