@@ -10,6 +10,7 @@ Datasets are not resampled: a claim is about the datasets that were run.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy import special
 Array = NDArray[np.floating]
 
 REPLICATES = 5_000
+EQUAL = 1e-12  # means of whole numbers that differ by less are the same
 RNG_SEED = 2205_05638  # fixed: the same records give the same intervals
 
 
@@ -66,13 +68,12 @@ def hierarchical_bootstrap(
     over_seeds: Callable[[Array], Array] = median_over_seeds,  # (B, S) -> (B,)
     replicates: int = REPLICATES,
     rng_seed: int = RNG_SEED,
-    few_seeds: bool = False,
 ) -> Array:
     """(B,) replicates of the mean over datasets of a statistic over seeds of the mean over items.
 
-    With one seed only the items vary, with one item only the seeds do. Resampling S seeds shows (S - 1) / S of their
-    variance; `few_seeds` scales what the seeds contribute to put the rest back, which the mean over three or five
-    seeds needs. The median does not: its replicates are coarse and already spread too far.
+    With one seed only the items vary, with one item only the seeds do. Resampling two seeds shows half of their
+    variance, so what they contribute is scaled to put the rest back. Three or more are left as they are: the median's
+    replicates are coarse and already spread too far.
     """
     total = np.zeros(replicates)
     for stream, cell in enumerate(cells):
@@ -82,7 +83,7 @@ def hierarchical_bootstrap(
         rng = np.random.default_rng([rng_seed, stream, seeds])
         drawn = rng.integers(0, seeds, size=(replicates, seeds))
         these_seeds = over_seeds(accuracy)
-        scale = np.sqrt(seeds / (seeds - 1)) if few_seeds and seeds > 1 else 1.0
+        scale = np.sqrt(2) if seeds == 2 else 1.0
         total += these_seeds + scale * (over_seeds(np.take_along_axis(accuracy, drawn, axis=1)) - these_seeds)
     return total / len(cells)
 
@@ -100,90 +101,112 @@ def hierarchical_bootstrap_ci(
     replicates: int = REPLICATES,
     rng_seed: int = RNG_SEED,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over datasets of the median over seeds, resampling seeds and items."""
+    """Percentile interval of the mean over datasets of the median over seeds, resampling seeds and items.
+
+    Conservative with three seeds or more: it covers 96 to 100 % instead of 95. Where seeds differ so strongly that they
+    outweigh the items of a data set, it cannot: the lowest and the highest of S seeds enclose the median of all seeds
+    with probability 1 - 2 ** (1 - S) only.
+    """
     return percentile_interval(hierarchical_bootstrap(cells, over_seeds, replicates, rng_seed), level)
 
 
 def crossed_variances(cell: Array) -> tuple[Array, Array, Array]:
     """How much the mean of crossed outcomes, (..., S, N), varies with the seeds and with the items.
 
-    Returns, each of shape (...), the variance of that mean due to seeds, that due to items, and the second with the
-    noise of single answers still in it, as the first has it: of the sum it may count once. Mean squares of the two-way
-    layout, both factors random. What cannot be seen for want of a second seed or item is zero.
+    From the mean squares of the two-way layout, both factors random. Returns, each of shape (...), the variance of that
+    mean due to seeds, that due to items, and the noise of single answers, which both of them hold: their sum less the
+    noise counts it once. What cannot be seen for want of a second seed or item is zero.
     """
     seeds, items = cell.shape[-2:]
     none = np.zeros(cell.shape[:-2])
-    by_seed, by_item = cell.mean(axis=-1), cell.mean(axis=-2)  # (..., S), (..., N)
+    by_seed, by_item, mean = cell.mean(axis=-1), cell.mean(axis=-2), cell.mean(axis=(-2, -1))  # (..., S), (..., N)
     of_seeds = by_seed.var(axis=-1, ddof=1) / seeds if seeds > 1 else none
     of_items = by_item.var(axis=-1, ddof=1) / items if items > 1 else none
-    if seeds == 1 or items == 1:
-        return of_seeds, of_items, of_items
-    squares = np.einsum("...sn,...sn->...", cell, cell) / (seeds * items) - by_seed.mean(axis=-1) ** 2
-    noise = squares / ((seeds - 1) * (items - 1)) - of_seeds / (items - 1) - of_items / (seeds - 1)
-    # Means over N answers move in steps of 1/N: equal ones do not prove that seeds are alike, unless all answers are.
-    of_seeds = np.where(noise > 1e-12, np.maximum(of_seeds, 1 / (12 * items**2 * seeds)), of_seeds)
-    return of_seeds, of_items - noise, of_items
+    noise = none
+    if seeds > 1 and items > 1:
+        spread = np.einsum("...sn,...sn->...", cell, cell) / (seeds * items) - mean**2
+        noise = spread / ((seeds - 1) * (items - 1)) - of_seeds / (items - 1) - of_items / (seeds - 1)
+        # A mean over N answers moves in steps of 1/N, a rounding of variance 1/(12 N^2): equal means do not prove that
+        # seeds are alike.
+        of_seeds = np.where(noise > EQUAL, np.maximum(of_seeds, 1 / (12 * items**2 * seeds)), of_seeds)
+    # Where all answers differ alike no spread is seen at all. As if one item (or seed) in N had shown no difference:
+    alike = (np.ptp(cell, axis=(-2, -1)) < EQUAL) & (np.abs(mean) > EQUAL)
+    if items > 1:
+        of_items = np.where(alike, (mean / items) ** 2, of_items)
+    elif seeds > 1:
+        of_seeds = np.where(alike, (mean / seeds) ** 2, of_seeds)
+    return of_seeds, of_items, np.maximum(noise, 0)
 
 
-def degrees_of_freedom(variances: Sequence[Array], freedoms: Sequence[int]) -> Array:
-    """Of a sum of independent estimates of variances, after Satterthwaite (1946); one where there is nothing to sum.
-
-    His formula with estimates for variances gives too few where many terms have two or four each, and with the squares
-    unbiased (Johnson and Rust 1993) too many where one term outweighs the rest. The geometric mean of both errs least.
-    """
-    terms = [(v, freedom) for v, freedom in zip(variances, freedoms, strict=True) if freedom]
-    total = np.sum(variances, axis=0) ** 2
-    plain, unbiased = (sum(v**2 / (freedom + more) for v, freedom in terms) for more in (0, 2))
-    fewest = np.divide(total, plain, out=np.ones_like(total), where=plain > 0)
-    most = np.divide(total, unbiased, out=np.full_like(total, 3.0), where=plain > 0) - 2
-    return np.sqrt(fewest * np.clip(most, fewest, np.maximum(fewest, sum(freedoms))))
+def satterthwaite(variances: Sequence[Array], freedoms: Sequence[int]) -> Array:
+    """Degrees of freedom of a sum of independent estimates of variances (Satterthwaite 1946); one if all are zero."""
+    squares = np.sum([v**2 / freedom for v, freedom in zip(variances, freedoms, strict=True) if freedom], axis=0)
+    total = np.sum(variances, axis=0)
+    return np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
 
 
-def crossed_t_test(
-    cells: Sequence[Array],  # D matrices (..., S, N); leading axes are experiments of the same shape
-    level: float = 0.95,
-) -> tuple[Array, Array, Array, Array]:
-    """Mean over datasets of the mean of crossed outcomes, its interval (low, high), and a p-value for "it is zero".
+@dataclass(frozen=True)
+class CrossedT:
+    """An estimate with its standard error, and the two t distributions its statistic is judged by; arrays (...)."""
 
-    A t-test whose standard error holds both kinds of luck, in the draws (seeds) and in the items. The variance due to
-    a handful of seeds is badly known, that due to hundreds of items well. Were there only seeds, the statistic would
-    follow a t distribution with their few degrees of freedom, were there only items, one with many; with both (the
-    Behrens-Fisher problem) it is taken to follow a mixture. The seeds' weight in it is their share of the variance to
-    the power of half their degrees of freedom, at most one: the share by which they dominate the tail of Fisher's
-    fiducial answer. Satterthwaite's single t distribution would be too liberal here, because seeds that happen to
-    agree make its degrees of freedom look many.
+    estimate: Array
+    error: Array  # infinite where nothing is known
+    seeds_freedom: Array
+    items_freedom: Array
+    weight: Array  # of the seeds' distribution, in 0..1
 
-    False positives at 5 %: 3 to 6 % with three seeds or more, fewer with two (conservative): see the tests.
+    def beyond(self, t: Array) -> Array:
+        """Probability of a statistic at least as far from zero as t >= 0."""
+        of_seeds, of_items = special.stdtr(self.seeds_freedom, -t), special.stdtr(self.items_freedom, -t)
+        return 2 * (self.weight * of_seeds + (1 - self.weight) * of_items)
+
+    @property
+    def p(self) -> Array:
+        """Two-sided p-value for "it is zero"."""
+        size = np.abs(self.estimate)
+        return self.beyond(np.divide(size, self.error, out=np.zeros_like(size), where=self.error > 0))
+
+    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
+        """(low, high); it leaves out zero exactly where p is below 1 - level."""
+        ends = [special.stdtrit(freedom, (1 + level) / 2) for freedom in (self.items_freedom, self.seeds_freedom)]
+        near, far = np.minimum(*ends), np.maximum(*ends)
+        for _ in range(60):  # bisection: the quantile of a mixture lies between those of its parts
+            middle = (near + far) / 2
+            near, far = np.where(self.beyond(middle) > 1 - level, (middle, far), (near, middle))
+        return self.estimate - far * self.error, self.estimate + far * self.error
+
+
+def crossed_t_test(cells: Sequence[Array]) -> CrossedT:
+    """Is the mean over datasets of the mean of crossed outcomes zero?
+
+    `cells` are D matrices (..., S, N); leading axes are experiments of the same shape. A t-test whose standard error
+    holds both kinds of luck, in the draws (seeds) and in the items: V = seeds + items - noise, summed over datasets.
+    Were there only seeds, the statistic would follow a t distribution with the seeds' few degrees of freedom; were
+    there only items, one with the items' many. With both, the p-value is the average of the two, the first weighted
+    with the seeds' share of V. (One t distribution with degrees of freedom in between, after Satterthwaite, is too
+    strict for some designs and too liberal for others: seeds that happen to agree make them look many.) With two seeds
+    on one dataset the weight is the root of the share: one degree of freedom estimates it too badly.
+
+    False positives at 5 %: 3 to 6 % with three seeds or more, conservative with two (1 to 5 %); see the tests.
     Seeds are independent between datasets: the same seed draws other rows there. With one seed only the items vary and
-    the draw is taken for granted, with one item only the seeds. With one of both nothing is known: p is 1 and the
-    interval has no ends.
+    the draw is taken for granted, with one item only the seeds: the ordinary t-test over the other axis. With one of
+    both nothing is known: p is 1 and the interval has no ends.
     """
     cells = [np.asarray(cell, dtype=float) for cell in cells]
-    estimate = np.mean([cell.mean(axis=(-2, -1)) for cell in cells], axis=0)
-    of_seeds, of_items, raw_items = zip(*map(crossed_variances, cells), strict=True)
-    seeds_freedom = degrees_of_freedom(of_seeds, [cell.shape[-2] - 1 for cell in cells])
-    items_freedom = degrees_of_freedom(raw_items, [cell.shape[-1] - 1 for cell in cells])
-    seeds_variance = np.sum(of_seeds, axis=0) / len(cells) ** 2
-    variance = seeds_variance + np.maximum(np.sum(of_items, axis=0), 0) / len(cells) ** 2
+    of_seeds, of_items, noise = zip(*map(crossed_variances, cells), strict=True)
+    seeds_freedom = satterthwaite(of_seeds, [cell.shape[-2] - 1 for cell in cells])
+    items_freedom = satterthwaite(of_items, [cell.shape[-1] - 1 for cell in cells])
+    seeds_variance = np.sum(of_seeds, axis=0)
+    variance = seeds_variance + np.maximum(np.sum(of_items, axis=0) - np.sum(noise, axis=0), 0)
     share = np.divide(seeds_variance, variance, out=np.zeros_like(variance), where=variance > 0)
-    weight = share ** np.minimum(seeds_freedom / 2, 1)
-
-    def beyond(t: Array) -> Array:
-        """Probability of a statistic at least as far from zero as t."""
-        return 2 * (weight * special.stdtr(seeds_freedom, -t) + (1 - weight) * special.stdtr(items_freedom, -t))
-
-    error = np.sqrt(variance)
-    moved = np.abs(estimate) > 1e-12
-    p = beyond(np.divide(np.abs(estimate), error, out=np.where(moved, np.inf, 0.0), where=error > 0))
-    near, far = (special.stdtrit(freedom, (1 + level) / 2) for freedom in (items_freedom, seeds_freedom))
-    near, far = np.minimum(near, far), np.maximum(near, far)
-    for _ in range(60):  # bisection: the quantile of a mixture lies between those of its parts
-        middle = (near + far) / 2
-        near, far = np.where(beyond(middle) > 1 - level, (middle, far), (near, middle))
-    half = far * error
-    if any(cell.shape[-2:] == (1, 1) for cell in cells):
-        p, half = np.ones_like(estimate), np.full_like(estimate, np.inf)
-    return estimate, estimate - half, estimate + half, p
+    known = all(cell.shape[-2:] != (1, 1) for cell in cells)
+    return CrossedT(
+        estimate=np.mean([cell.mean(axis=(-2, -1)) for cell in cells], axis=0),
+        error=np.sqrt(variance) / len(cells) if known else np.full_like(variance, np.inf),
+        seeds_freedom=seeds_freedom,
+        items_freedom=items_freedom,
+        weight=share ** np.minimum(seeds_freedom / 2, 1),
+    )
 
 
 def paired_difference(
@@ -194,12 +217,12 @@ def paired_difference(
     """Difference of accuracy, its interval (low, high) and a two-sided p-value for "no difference".
 
     The estimate is the mean over datasets of the mean over seeds and items of first - second. Everything the two
-    methods share (the draw, the item) cancels before anything is estimated; `crossed_t_test` judges what is left. The
-    interval leaves out zero exactly where the p-value is below 1 - level.
+    methods share (the draw, the item) cancels before anything is estimated; `crossed_t_test` judges what is left.
     """
     differences = [np.asarray(a, dtype=float) - np.asarray(b, dtype=float) for a, b in zip(first, second, strict=True)]
-    estimate, low, high, p = crossed_t_test(differences, level)
-    return float(estimate), float(low), float(high), float(p)
+    test = crossed_t_test(differences)
+    low, high = test.interval(level)
+    return float(test.estimate), float(low), float(high), float(test.p)
 
 
 def holm(p_values: ArrayLike) -> Array:

@@ -100,8 +100,8 @@ def interval(bounds: tuple[float, float] | None, digits: int = 1) -> str:
 
 
 def signed(share: float, digits: int = 1) -> str:
-    """0.012 -> +1.2, with a true minus sign."""
-    return f"{100 * share:+.{digits}f}".replace("-", "−")
+    """0.012 -> +1.2, with a true minus sign; the ends of an interval that has none are infinite."""
+    return f"{100 * share:+.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
 # -- forms --------------------------------------------------------------------------------------------------------
@@ -174,6 +174,7 @@ LATEX = {
     "−": "$-$",
     "·": r"$\cdot$",
     "≥": r"$\geq$",
+    "∞": r"$\infty$",
     "<": r"$<$",
     ">": r"$>$",
     "–": "--",

@@ -32,11 +32,13 @@ OPEN = (
     *("dataset.columns", "dataset.labels", "dataset.local", "dataset.templates"),
     *("method.arguments", "model.shape"),
 )
+LABELS = "dataset.labels"
+_QUOTED_KEY = re.compile(r"(?P<text>\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')(?P<colon>\s*:)?")
 
 
 def program_arguments(arguments: list[str]) -> list[str]:
-    """Accept `+experiment=x` and `+dry_run=true` without the plus, `dataset.labels={..}` for `+dataset.labels={..}`,
-    `method.arguments.r=4` for `++method.arguments.r=4`, and `-m` at any place."""
+    """Accept `+experiment=x` and `+dry_run=true` without the plus, `dataset.columns={..}` for `+dataset.columns={..}`,
+    `method.arguments.r=4` for `++method.arguments.r=4`, any keys in `dataset.labels={..}`, and `-m` at any place."""
     multirun = [one for one in arguments if one in ("-m", "--multirun")]
     return multirun + [_spelled(one) for one in arguments if one not in ("-m", "--multirun")]
 
@@ -45,9 +47,27 @@ def _spelled(argument: str) -> str:
     if argument.startswith(("+experiment=", "+dry_run=")):
         return argument[1:]
     name, _, value = argument.partition("=")
+    if name.lstrip("+") == LABELS and value.startswith("{") and not re.search(r"}\s*,\s*{", value):
+        return f"{LABELS}={_text(value)}"  # Hydra would take 1 and true for no text, and refuses quotes and accents
     if name.startswith(tuple(f"{setting}." for setting in OPEN)):
         return f"++{argument}"
-    return f"+{argument}" if name in OPEN and value.startswith("{") else argument
+    if name.lstrip("+") in OPEN and value.startswith("{"):
+        return f"{'' if name.startswith('+') else '+'}{name}={_QUOTED_KEY.sub(_bare_key, value)}"
+    return argument
+
+
+def _text(value: str) -> str:
+    """A value that Hydra reads as this very text."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{trailing * chr(92)}'"
+
+
+def _bare_key(found: re.Match[str]) -> str:
+    """JSON's way to write a key, without its quotes; a quoted value as it is."""
+    key = found["text"][1:-1]
+    bare = found["colon"] is not None and re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII)
+    return f"{key}{found['colon']}" if bare else found[0]
 
 
 def take_option(arguments: list[str], name: str, known: tuple[str, ...]) -> tuple[str, list[str]]:

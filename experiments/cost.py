@@ -8,7 +8,7 @@ model, method, dataset, recipe (tfew unless given) and shots are those of experi
 model is also any folder with a config.json, or a hub id. Further options:
 
     format=table|json
-    lengths=auto|paper|dataset    tokens of a text: the paper's averages (input 93, two choices of 5, demonstration 98),
+    lengths=auto|paper|dataset    tokens of a text: the paper's medians (input 93, two choices of 5, demonstration 98),
                                   or the data set's own in the model's tokens; auto: the latter if a data set is named
                                   and its files and the model's tokenizer are on this machine
     input_tokens= choices= choice_tokens= demonstration_tokens=    any of them by hand
@@ -142,7 +142,7 @@ def _task(config: Config, required: bool) -> tuple[TaskData | None, str | None]:
 
 
 def _lengths(config: Config, backbone: Backbone, task: TaskData | None, missing: str | None, kind: str) -> Lengths:
-    """The paper's averages or the data set's own; which of them, and why, stands in `source`."""
+    """The paper's medians or the data set's own means; which of them, and why, stands in `source`."""
     default = Lengths()
     if task is None or kind == "paper":
         return replace(default, source=f"{default.source}: {missing}") if missing else default

@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", type=at_least_one, default=[1, 5], help="fused runs (default 1 5)")
     parser.add_argument("--steps", type=at_least_one, default=20, help="timed steps (default 20)")
     parser.add_argument(
-        "--input-tokens", type=at_least_one, default=Lengths().input, help="default: the paper's average"
+        "--input-tokens", type=at_least_one, default=Lengths().input, help="default: the paper's median"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--name", type=plain_name, default="steps", help="of the result file, <folder>/<name>.json")

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adaptbench.data.labels import label_mapping, shown_names
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
 from adaptbench.models.backbone import LOGITS_LIMIT, resolve_path
@@ -72,8 +73,15 @@ class DatasetConfig:
     """Template field -> column of the file, or several of which the first there is counts; `a.b` looks inside `a`."""
     operations: list[str] = field(default_factory=list)
     """Named clean-ups of every row (see `data/rows.py`)."""
-    labels: dict[str, int] = field(default_factory=dict)
-    """Label as written in the file -> index of its answer choice."""
+    labels: Any = field(default_factory=dict)
+    """Label as written in the file -> index of its answer choice: where given, nothing else is accepted.
+
+    Templates see the first name of an index; further ones are other spellings of it.
+    """
+    numbers: list[str] = field(default_factory=list)
+    """Template fields to compute with: CSV and TSV hold text."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be read or phrased, and name them in the record, instead of refusing the file."""
     unlabelled: bool = False
     """Evaluation rows have no labels: predictions are recorded and no score."""
     answer_delimiter: str = " "
@@ -185,6 +193,7 @@ def resolve(composed: DictConfig) -> Config:
     assert isinstance(config, Config)
     if not isinstance(config.method, Method):
         raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
+    config.dataset.labels = label_mapping(config.dataset.labels)
     _check(config)
     config.method.check()
     for loss in config.dataset.without_losses:
@@ -241,11 +250,12 @@ def _expect(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
-# What a result does not depend on: where things are and how a pass is cut. What a dataset's files hold has fingerprints.
+# What a result does not depend on: where things are, how a pass is cut. What a dataset's files hold has fingerprints.
 TECHNICAL = {
     "model": ("path", "revision", "device_map", "logits_limit", "shape"),
     "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "folder", "local", "draws", "fetch",
-                "columns", "operations", "promptsource", "promptsource_skip", "prompts", "templates", "shots"),
+                "columns", "operations", "numbers", "skip_bad_rows", "promptsource", "promptsource_skip", "prompts",
+                "templates", "shots"),
     "recipe": ("name", "training", "pretrained_ia3"),
 }  # fmt: skip
 
@@ -283,6 +293,7 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
     whole = scientific(config, seed)
     for part, names in TECHNICAL.items():
         whole[part] = {key: value for key, value in whole[part].items() if key not in names}
+    whole["dataset"]["labels"] = shown_names(config.dataset.labels)  # other spellings change no prompt
     if whole["model"]["weights"] is None:
         whole["model"]["path"] = config.model.path  # nothing better is known of it
     whole["method"].pop("pretrained", None)

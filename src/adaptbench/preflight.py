@@ -1,12 +1,14 @@
 """Everything outside this program that a run needs, tried before the first model is loaded.
 
 A full disk, a folder that cannot be written, a missing package, device, model or key must not be found out when the
-work is done. Two packages are missed even earlier: PEFT when a configuration is resolved (`HuggingFacePeft.check`),
-and the hub's when data are read (`runner.prepare_cell`).
+work is done, nor that a method cannot attach to a model when the cells before it have run. Two packages are missed even
+earlier: PEFT when a configuration is resolved (`HuggingFacePeft.check`), and the hub's when data are read
+(`runner.prepare_cell`).
 """
 
 import multiprocessing
 import os
+import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -14,33 +16,50 @@ from pathlib import Path
 import torch
 
 from adaptbench.config import Config
+from adaptbench.costs.storage import stored_bytes
 from adaptbench.errors import InputError
-from adaptbench.models.backbone import check_scores, load_config, pick_device
+from adaptbench.models.at_hand import check_at_hand
+from adaptbench.models.backbone import (
+    Backbone,
+    check_loadable,
+    load_config,
+    meta_backbone,
+    pick_device,
+    resolve_path,
+)
+from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
 from adaptbench.tracking import check_tracking
 
 PROBE = 2**20  # bytes written to see whether there is room: more than the files of a small run
 KINDS = ("records", "predictions", "prompts", "adapters", "failures", "tracked")
 
+_sizes: dict[str, int] = {}  # method and model -> bytes that one run stores
 
-def preflight(config: Config, waiting: bool = True) -> None:
+
+def preflight(config: Config, waiting: int) -> int:
     """Try what a cell needs from outside. Cells that need the same share one try in a process.
 
     Args:
-        waiting: whether any run of the cell is still to be done; without one, only a tracker has something to do.
+        waiting: how many runs of the cell are still to be done; without any, only a tracker has something to do.
+
+    Returns:
+        Bytes that the adapters of these runs will take in the folder of results.
 
     Raises:
         InputError: what is missing, and the setting that wants it.
     """
-    model, tracking = config.model, config.tracking
+    tracking, kept = config.tracking, 0
     if waiting:
         if problem := config.method.missing():
             raise InputError(problem)
         _output(config.output, os.getcwd())
-        device = pick_device(config.device)
-        _model(model.path, model.dtype, model.device_map, model.quantization, device)
+        one = _size_of_a_run(config)
+        check_room(Path(config.output), one * (waiting if config.keep_adapters else 1), "output")
+        kept = one * waiting if config.keep_adapters else 0
     if multiprocessing.parent_process() is None:  # a worker's parent has tried; an outage later must cost no result
         _tracking(tracking.name, tracking.project, tracking.mode)
+    return kept
 
 
 @lru_cache(maxsize=256)
@@ -66,6 +85,20 @@ def check_output(folder: Path, setting: str) -> None:
         raise InputError(f"{setting}={str(folder)!r}: cannot be written: {reason}") from None
 
 
+def check_room(folder: Path, needed: int, setting: str) -> None:
+    """Compare what runs will leave with the room there is.
+
+    Raises:
+        InputError: the disk is too small for it.
+    """
+    usage = shutil.disk_usage(_nearest(folder))
+    if usage.total and usage.free < needed:  # some file systems do not say, and have a total of zero
+        raise InputError(
+            f"{setting}={str(folder)!r}: what these runs store takes {needed / 1e9:.1f} GB, and "
+            f"{usage.free / 1e9:.1f} GB are free; keep_adapters=false keeps no adapter"
+        )
+
+
 def _nearest(path: Path) -> Path:
     """The path itself where it exists, else its nearest ancestor that does."""
     path = Path(os.path.abspath(path))
@@ -81,11 +114,76 @@ def _probe(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-@lru_cache(maxsize=256)
-def _model(path: str, dtype: str, device_map: str | None, quantization: str, device: str) -> None:
-    """Its packages, and its configuration: a hub that cannot be reached is known before another model has run."""
+def _size_of_a_run(config: Config) -> int:
+    """Bytes that a run of the cell's method stores on its model, for which both are put together without weights.
+
+    Raises:
+        InputError: the model cannot be had, or the method does not fit it.
+    """
+    model = config.model
+    if config.device == "meta":
+        raise InputError("device='meta': has no numbers, expected auto, cpu, cuda or another accelerator")
+    device = pick_device(config.device)
+    content = content_id(resolve_path(model.path), model.revision)
+    backbone = _model(
+        model.name,
+        model.path,
+        model.revision,
+        content,
+        model.dtype,
+        model.max_length,
+        model.device_map,
+        model.quantization,
+        device,
+    )
+    key = repr((config.method, model, content))
+    if key not in _sizes:
+        _sizes[key] = _stored(config, backbone) if backbone is not None else 0
+    return _sizes[key]
+
+
+@lru_cache(maxsize=16)
+def _model(
+    name: str,
+    path: str,
+    revision: str | None,
+    content: str | None,
+    dtype: str,
+    max_length: int | None,
+    device_map: str | None,
+    quantization: str,
+    device: str,
+) -> Backbone | None:
+    """The model without its weights, once its packages, configuration, tokenizer and files have been found.
+
+    A hub that cannot be reached is known before another model has run.
+    """
     placement(device_map, quantization, getattr(torch, dtype), torch.device(device))
-    check_scores(load_config(path), f"model.path={path!r}")
+    source = resolve_path(path)
+    local = Path(source).exists()
+    if revision is not None and content is None and not local:
+        raise InputError(f"model.revision={revision!r}: not in the cache, and the hub has none or cannot be reached")
+    pinned = None if local else content
+    config = load_config(path, pinned)
+    check_loadable(config, path, dtype, max_length)
+    check_at_hand(source, pinned, f"model.path={path!r}")
+    try:
+        return meta_backbone(name, path, dtype, revision=pinned)
+    except Exception:  # some architectures cannot be built without numbers; that is no fault of the input
+        return None
+
+
+def _stored(config: Config, backbone: Backbone) -> int:
+    method = config.method
+    method.check_model(backbone)
+    try:
+        return stored_bytes(method, method.prepare(backbone, seeds=[0]), context=0)
+    except InputError as error:
+        if error.__cause__ is not None and "meta" in str(error.__cause__):
+            return 0  # a tuner of PEFT that reads the weights while it attaches: only the real model can say
+        raise
+    except Exception:  # as above
+        return 0
 
 
 @lru_cache(maxsize=16)

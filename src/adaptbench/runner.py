@@ -21,12 +21,14 @@ from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
 from adaptbench.models.backbone import load
-from adaptbench.preflight import preflight
+from adaptbench.preflight import check_output, preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.scoring.evaluate import all_readings, evaluate
 from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, chance, items, not_finite, table
 from adaptbench.tracking import tracker
 from adaptbench.training.stream import DRAWN, evaluation_prompts
+
+SKIPPED_NAMED = 100  # bad rows that a record names; it counts all
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def _run_id(config: Config, task: TaskData, few_shot: FewShotSet) -> str:
 def _check_few_shot(task: TaskData, few_shot_sets: Sequence[FewShotSet], policy: str) -> None:
     """Render every demonstration in every template it may be drawn in: training must not be the first to see it."""
     templates = task.templates if policy in DRAWN else [task.template(policy)]
-    for example in {example.uid: example for few_shot in few_shot_sets for example in few_shot.examples}.values():
+    shown = [example for few_shot in few_shot_sets for example in few_shot.examples]
+    for example in {(example.origin, example.uid): example for example in shown}.values():
         for template in templates:
             try:
-                template.render(example.uid, example.fields)
+                template.render(example.uid, example.fields, example.origin)
             except NotApplicable:
                 if policy not in DRAWN:
                     raise
@@ -95,11 +98,12 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
     track = tracker(config.tracking, store.root)
     records = {one: record for one in cell.run_ids if (record := store.load(one)) is not None}
     waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
-    preflight(config, waiting=len(waiting) > 0)
+    preflight(config, waiting=len(waiting))
     for record in records.values():  # finished earlier, perhaps without a tracker
         track.log(record)
         on_run()
     for group in _fused_groups(waiting, config):
+        check_output(store.root, "output")  # a disk that others have filled since is no reason to train in vain
         for record in _attempt(cell, group, store):
             records[record.run_id] = record
             track.log(record)
@@ -200,6 +204,7 @@ def _record(
         "chance": chance(list(cell.prompts)),
         "n_eval": items(scores),
         "n_truncated": truncated,
+        "n_skipped": len(cell.task.skipped),  # bad rows of all the data set's files
         "params.trainable": adaptation.trainable,
         "params.total": backbone.parameters_total,
         "flops.adapt.measured": bill.flops_adapt,
@@ -222,6 +227,7 @@ def _record(
             "few_shot": few_shot.sha256,
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
         },
+        "provenance.skipped_rows": list(cell.task.skipped[:SKIPPED_NAMED]),
         "provenance.prompts": cell.prompts_id,
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
         "provenance.trained_parameters": adaptation.log.trained_parameters,

@@ -97,6 +97,8 @@ def check_tracking(name: str, project: str, mode: str) -> None:
     except Exception as error:
         hint = "pip install wandb" if find_spec("wandb") is None else f"it cannot be imported: {_line(error)}"
         raise InputError(f"tracking=wandb needs the package wandb: {hint}") from error
+    if not hasattr(wandb, "init"):  # a folder of that name in the current directory is no package
+        raise InputError(f"tracking=wandb: {wandb!r} is not that package")
     if wrong := set(project) & set("/\\#?%:"):
         raise InputError(f"tracking.project={project!r}: W&B takes no {' '.join(sorted(wrong))} in a project's name")
     if mode != "online":

@@ -5,6 +5,7 @@ sweeper composes every cell once more than needed. (The package's name is Hydra'
 """
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class SequentialLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from adaptbench.config import resolve
-        from adaptbench.preflight import preflight
+        from adaptbench.preflight import check_room, preflight
         from adaptbench.runner import prepare_cell
         from experiments.cells import run_in_parallel
         from experiments.progress import announce, sweep_progress
@@ -76,9 +77,12 @@ class SequentialLauncher(BasicLauncher):
         composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(wanted)]
         configs = [resolve(without_hydra(cell)) for cell in composed]
         checked = [prepare_cell(config) for config in configs]
+        needed: Counter[str] = Counter()
         for one in checked:
             if not one.config.dry_run:
-                preflight(one.config, waiting=one.missing > 0)
+                needed[one.config.output] += preflight(one.config, one.missing)
+        for output, size in needed.items():
+            check_room(Path(output), size, "output")
         runs, show = sum(len(config.seeds) for config in configs), all(config.progress for config in configs)
         if show:
             announce(configs, sum(cell.missing for cell in checked))

@@ -43,7 +43,7 @@ def test_shapes_have_the_published_number_of_parameters(name):
     assert total == (PUBLISHED[name] if exact else pytest.approx(PUBLISHED[name], rel=0.015))
 
 
-def test_default_lengths_give_both_printed_averages():
+def test_default_lengths_give_both_printed_medians():
     lengths = Lengths()
     assert lengths.prompt == paper.PROMPT_TOKENS == 103
     assert lengths.input + lengths.choice == lengths.demonstration == 98

@@ -87,7 +87,8 @@ def missing_label(tmp_path):
 
 def unknown_label(tmp_path):
     rows = [{"text": "a", "label": "perhaps"}]
-    return {"evaluation": write(tmp_path / "odd.jsonl", rows), "labels": {"yes": 1}}, "label 'perhaps': expected yes"
+    given = {"evaluation": write(tmp_path / "odd.jsonl", rows), "labels": {"yes": 1}, "train": None}
+    return given, "odd.jsonl, row 0: label 'perhaps': expected yes"
 
 
 def boolean_label(tmp_path):
@@ -100,7 +101,7 @@ def empty_file(tmp_path):
 
 def empty_csv(tmp_path):
     (tmp_path / "empty.csv").write_text("")
-    return {"evaluation": str(tmp_path / "empty.csv")}, "cannot read"
+    return {"evaluation": str(tmp_path / "empty.csv")}, "is empty: expected a header"
 
 
 def unknown_suffix(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-GOOD = [{"text": f"row {i}", "label": i % 2} for i in range(8)]
+GOOD = [{"text": f"row {i}", "label": ("bad", "good")[i % 2]} for i in range(8)]
 FILES = ("dataset=files", "dataset.train=train.jsonl", "dataset.evaluation=eval.jsonl", "dataset.shots=4", "seeds=[0]")
 LABELS = "dataset.labels={bad: 0, good: 1}"
 
@@ -32,16 +32,79 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "bad JSON line": ({"eval.jsonl": jsonl(GOOD[0]) + '{"text": \n'}, (), "line 2: not JSON"),
     "JSON list": ({"eval.jsonl": "[1, 2]\n"}, (), "line 1: expected an object"),
     "JSON over several lines": ({"eval.jsonl": json.dumps(GOOD, indent=1)}, (), "line 1: not JSON"),
-    "not UTF-8": ({"eval.jsonl": '{"text": "caf\xe9", "label": 0}\n'.encode("latin-1")}, (), "not UTF-8 (byte"),
+    "not UTF-8": ({"eval.jsonl": '{"text": "caf\xe9", "label": "bad"}\n'.encode("latin-1")}, (), "not UTF-8 (byte"),
     "CSV not UTF-8": (
         {"e.csv": "text,label\ncaf\xe9,0\n".encode("latin-1")},
         ("dataset.evaluation=e.csv",),
         "not UTF-8",
     ),
-    "ragged CSV": ({"e.csv": "text,label\na,0\nb,1,2,3\n"}, ("dataset.evaluation=e.csv",), "cannot read e.csv"),
+    "ragged CSV": (
+        {"e.csv": "text,label\na,bad\nb,good,2,3\n"},
+        ("dataset.evaluation=e.csv",),
+        "e.csv, row 1 (line 3): 4 fields, expected the header's 2",
+    ),
+    "CSV row cut short": (
+        {"e.csv": 'text,label\n"a\nb",bad\nc\n'},
+        ("dataset.evaluation=e.csv",),
+        "e.csv, row 1 (line 4): 1 field, expected the header's 2",
+    ),
+    "CSV column twice": (
+        {"e.csv": "text,label,text\na,bad,b\n"},
+        ("dataset.evaluation=e.csv",),
+        "e.csv: the column 'text' stands twice",
+    ),
+    "CSV with semicolons": (
+        {"e.csv": "text;label\na;bad\n"},
+        ("dataset.evaluation=e.csv",),
+        "separated by ',', not by ';'",
+    ),
+    "CSV with a quotation mark that never ends": (
+        {"e.csv": 'text,label\n"a,bad\nb,good\n'},
+        ("dataset.evaluation=e.csv",),
+        "e.csv, row 0 (line 3): unexpected end of data",
+    ),
+    "UTF-16": ({"e.csv": "text,label\na,bad\n".encode("utf-16")}, ("dataset.evaluation=e.csv",), "e.csv is UTF-16"),
+    "lone surrogate": (
+        {"eval.jsonl": jsonl(GOOD[0]) + '{"text": "a \\ud83d b", "label": "bad"}\n'},
+        (),
+        "eval.jsonl, line 2: field 'text' holds a lone surrogate",
+    ),
+    "null that is shown": (
+        {"eval.jsonl": jsonl(*GOOD, {"text": None, "label": "bad"})},
+        (),
+        "eval.jsonl, row 8: the field 'text' is null, and the template shows it (dataset.skip_bad_rows=true leaves",
+    ),
+    "a key twice": (
+        {"eval.jsonl": '{"text": "a", "text": "b", "label": "bad"}'},
+        (),
+        "line 1: the field 'text' stands twice",
+    ),
+    "one object over several lines": (
+        {"e.json": json.dumps({"data": GOOD}, indent=1)},
+        ("dataset.evaluation=e.json",),
+        "e.json: one JSON value over several lines",
+    ),
+    "broken JSON array": (
+        {"e.json": '[{"text": "a"},\n {"text" 1}]'},
+        ("dataset.evaluation=e.json",),
+        "e.json, line 2: not",
+    ),
+    "nothing but bad rows": (
+        {"eval.jsonl": jsonl(*[{"text": "a", "label": "so-so"}] * 3)},
+        ("dataset.skip_bad_rows=true",),
+        "eval.jsonl: every row is bad; the first: eval.jsonl, row 0: label 'so-so': expected bad, good",
+    ),
+    "a number that is none": ({}, ("dataset.numbers=[text]",), "row 0: dataset.numbers: 'text' is 'row 0'"),
+    "an index that is none": (
+        {},
+        ("dataset.labels={bad: no, good: 1}",),
+        "dataset.labels: 'bad': 'no': expected the index",
+    ),
+    "labels that are no mapping": ({}, ("dataset.labels=[bad,good]",), "expected a mapping such as {bad: 0, good: 1}"),
+    "a label twice": ({}, ("dataset.labels={bad: 0, 'bad': 1}",), "'bad' stands twice, for 0 and for 1"),
     "CSV without rows": ({"e.csv": "text,label\n"}, ("dataset.evaluation=e.csv",), "has no rows"),
     "empty file": ({"eval.jsonl": ""}, (), "eval.jsonl has no rows"),
-    "empty CSV": ({"e.csv": ""}, ("dataset.evaluation=e.csv",), "cannot read e.csv"),
+    "empty CSV": ({"e.csv": ""}, ("dataset.evaluation=e.csv",), "e.csv is empty"),
     "not Parquet": ({"e.parquet": "text"}, ("dataset.evaluation=e.parquet",), "cannot read e.parquet"),
     "unknown suffix": ({"e.xlsx": "x"}, ("dataset.evaluation=e.xlsx",), "expected .jsonl, .json, .csv"),
     "missing file": ({}, ("dataset.evaluation=nowhere.jsonl",), "no such file: nowhere.jsonl"),
@@ -50,23 +113,31 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "missing column": ({}, ("dataset.columns={text: sentence}",), "no column 'sentence' (columns: text, label)"),
     "missing label": ({"eval.jsonl": jsonl({"text": "a"})}, (), "eval.jsonl, row 0: no column 'label'"),
     "unknown label": ({"eval.jsonl": jsonl({"text": "a", "label": "so-so"})}, (), "label 'so-so': expected bad, good"),
-    "label out of range": ({"eval.jsonl": jsonl(*GOOD, {"text": "a", "label": 2})}, (), "row 8: label 2: expected"),
+    "label out of range": (
+        {"eval.jsonl": jsonl(*GOOD, {"text": "a", "label": 2})},
+        (),
+        "row 8: label 2: expected bad, good",
+    ),
     "negative label": ({"eval.jsonl": jsonl({"text": "a", "label": -3})}, (), "row 0: label -3"),
     "fractional label": ({"eval.jsonl": jsonl({"text": "a", "label": 0.5})}, (), "label 0.5: expected bad, good"),
-    "null label": ({"eval.jsonl": jsonl({"text": "a", "label": None})}, (), "label None: expected bad, good"),
+    "null label": ({"eval.jsonl": jsonl({"text": "a", "label": None})}, (), "row 0: label null: expected bad, good"),
     "label beyond the choices": (
-        {"eval.jsonl": jsonl({"text": "a", "label": 1})},
+        {"eval.jsonl": jsonl({"text": "a", "label": "good"})},
         template(ASKS, "yes"),
         "label 1 is outside the 1 choices",
     ),
-    "an identity twice": ({"eval.jsonl": jsonl(*[{**GOOD[0], "idx": 7}] * 2)}, (), "row 1: the uid '7' stands twice"),
+    "an identity twice, asked for": (
+        {"eval.jsonl": jsonl(*[{**GOOD[0], "id": 7}] * 2)},
+        ("dataset.columns={uid: id}", "dataset.train=null"),
+        "eval.jsonl: dataset.columns.uid='id': '7' names two rows",
+    ),
     "empty text": (
-        {"eval.jsonl": jsonl({"text": "  ", "label": 0})},
+        {"eval.jsonl": jsonl({"text": "  ", "label": "bad"})},
         ("template=plain",),
-        "row '0': the rendered input",
+        "eval.jsonl, row 0: the rendered input is empty (dataset.skip_bad_rows=true leaves such rows out)",
     ),
     "empty text in training": (
-        {"train.jsonl": jsonl(*[{"text": "", "label": 0}] * 8)},
+        {"train.jsonl": jsonl(*[{"text": "", "label": "bad"}] * 8)},
         (),
         "the rendered input is empty",
     ),
@@ -77,7 +148,7 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "unknown field": (
         {},
         template("{{txet}} ||| {{answer_choices[label]}}"),
-        "row '0': cannot render: 'txet' is undefined",
+        "eval.jsonl, row 0: cannot render: 'txet' is undefined",
     ),
     "wrong type of field": (
         {},
@@ -91,7 +162,7 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "zero shots": ({}, ("shots=0",), "shots=0: expected at least 1"),
     "more shots than rows": ({}, ("shots=9",), "has only 8 training rows"),
     "too few of a class": (
-        {"train.jsonl": jsonl(*[{"text": "a", "label": int(i == 0)} for i in range(8)])},
+        {"train.jsonl": jsonl(*[{"text": "a", "label": ("bad", "good")[i == 0]} for i in range(8)])},
         ("dataset.sampling=stratified",),
         "only 1 rows of label 1",
     ),
@@ -150,7 +221,7 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
 # Wrong only once a tokenizer has read it.
 AFTER_LOADING: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "over-long example": (
-        {"eval.jsonl": jsonl(*GOOD, {"text": "long " * 4000, "label": 0})},
+        {"eval.jsonl": jsonl(*GOOD, {"text": "long " * 4000, "label": "bad"})},
         ("template=plain",),
         "do not fit model.max_length=2048 (model.overlong=truncate",
     ),

@@ -202,7 +202,7 @@ def test_calibration_divides_by_what_content_free_inputs_get(backbones, architec
         (context,) = adaptation.contexts[0].find(prompt)
         first = draw(task, 0, 2).examples[0]
         free = [
-            task.template(prompt.template).parts("0", {**first.fields, "subject": text})[0]
+            task.template(prompt.template).parts("0", {**first.fields, "subject": text, "number": text})[0]
             for text in ("N/A", "[MASK]")
         ]
         expected = []

@@ -1,4 +1,4 @@
-"""How long the texts of a cell are: the paper's averages, or those of a data set in a model's own tokens."""
+"""How long the texts of a cell are: the paper's medians, or the means of a data set in a model's own tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone
 from adaptbench.training.stream import evaluation_prompts
 
-MOST = 500  # rows looked at: averages need no more
+MOST = 500  # rows looked at: means need no more
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of an average example.
+    """Tokens of a typical example.
 
-    The paper prints two averages: 103 tokens for an input with all its choices, 98 for an example with its right
+    The paper prints two medians: 103 tokens for an input with all its choices, 98 for an example with its right
     answer. Two choices of five tokens after an input of 93 are the whole numbers that give both.
     """
 
@@ -26,7 +26,7 @@ class Lengths:
     choices: int = 2
     choice: int = 5
     demonstration: int = paper.DEMONSTRATION_TOKENS
-    source: str = "the paper's averages"
+    source: str = "the paper's medians"
 
     @property
     def prompt(self) -> int:
@@ -51,7 +51,10 @@ class Lengths:
 
 
 def of_task(task: TaskData, backbone: Backbone, template: str, separator: str = "\n\n") -> Lengths:
-    """Rounded means over a task's evaluation prompts and training rows, in the tokens of `backbone.tokenizer`."""
+    """Rounded means over a task's evaluation prompts and training rows, in the tokens of `backbone.tokenizer`.
+
+    Means, not medians as in the paper: a bill is of a whole data set, and the mean times the rows is its total.
+    """
     evaluated = [encode(backbone, prompt) for prompt in evaluation_prompts(task, template, MOST)]
     rows = TaskData(task.name, task.shots, (), task.train[:MOST], task.templates)
     shown = [_demonstration(backbone, prompt, separator) for prompt in evaluation_prompts(rows, template)]

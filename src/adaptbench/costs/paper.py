@@ -5,10 +5,10 @@ an encoder-decoder half of each, since a token visits only one of its halves. At
 adds are left out.
 """
 
-# Averages over the paper's eleven data sets (section 4.2).
-SHOTS = 41  # the median number of in-context examples
-DEMONSTRATION_TOKENS = 98  # an example with its right answer
-PROMPT_TOKENS = 103  # an input with all its choices
+# Medians over the paper's eleven data sets (section 4.2), not means.
+SHOTS = 41  # in-context examples
+DEMONSTRATION_TOKENS = 98  # of an example with its right answer
+PROMPT_TOKENS = 103  # of an input with all its choices
 BYTES_PER_VALUE = 4  # parameters are stored in float32, token ids as 32-bit integers
 
 

@@ -225,7 +225,7 @@ def _notes(cell: Cell) -> list[str]:
     if limit and needed > limit:
         found.append(
             f"{needed:,} tokens are more than the {limit:,} positions of {backbone.name}: this is the bill of the "
-            "same model with more positions (the paper's averages have that property, too)"
+            "same model with more positions (the paper's lengths have that property, too)"
         )
     if plan.shared or plan.content_free:
         found.append("what is read once is read once for every template; this is the bill of one")

@@ -16,6 +16,8 @@ class Example:
 
     uid: str
     fields: Mapping[str, Any]
+    origin: str = field(default="", compare=False)
+    """File and row, for messages; no part of the content."""
 
     @property
     def label(self) -> int:
@@ -39,6 +41,8 @@ class TaskData:
     draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
     sampling: str = "natural"
     answer_delimiter: str = " "
+    skipped: tuple[str, ...] = ()
+    """Bad rows that were left out, as "file, row: reason"."""
 
     def template(self, name: str) -> Template:
         for template in self.templates:

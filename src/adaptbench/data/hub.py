@@ -7,7 +7,7 @@ from adaptbench.errors import InputError
 
 
 def hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
-    """Rows of a split, label numbers replaced by the names that the dataset's YAML knows.
+    """Rows of a split, label numbers replaced by their names where the dataset's YAML declares one of those.
 
     Raises:
         InputError: no `datasets` package, or neither hub nor cache can serve it.
@@ -26,13 +26,13 @@ def hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
             f"or its cache: {' '.join(str(error).split())[:200]}; fetch it where there is network with: "
             f"{fetch_command(config)}{_elsewhere(config)}"
         ) from error
-    names = _label_names(loaded)
     rows = [dict(row) for row in loaded]
-    for column, known in names.items():
-        for row in rows:
-            named = known[row[column]] if 0 <= row[column] < len(known) else None
-            if named in config.labels:  # RAFT numbers its labels from 1 and its cache from 0: names are safe
-                row[column] = named
+    for column, names in _label_names(loaded).items():
+        if config.labels.keys().isdisjoint(names):
+            continue  # the YAML declares the numbers
+        for row in rows:  # names are safe: RAFT numbers its labels from 1 and its cache from 0
+            number = row[column]
+            row[column] = names[number] if number is not None and 0 <= number < len(names) else number
     return rows
 
 

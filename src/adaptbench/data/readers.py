@@ -1,26 +1,42 @@
-"""Rows of local files, by their suffix. Whatever cannot be read is one line naming the file and the place in it."""
+"""Rows of local files, by their suffix. Whatever cannot be read is one line naming the file and the place in it.
+
+CSV and TSV are text: nothing is taken for a number, a truth value or a missing one.
+"""
 
 import bz2
 import csv
+import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+import pyarrow.parquet
 
 from adaptbench.data.hellaswag import rows_of_text
 from adaptbench.errors import InputError
 
 Row = dict[str, Any]
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+LONGEST_FIELD = 2**31 - 1  # of a CSV file, in characters; Python's own limit is an eighth of a million
+_LONE = re.compile("[\ud800-\udfff]")  # JSON can write half of a surrogate pair, and no tokenizer can read it
 
 
-def read_rows(path: str | Path, dataset: str) -> list[Row]:
-    """Rows of a file.
+@dataclass(frozen=True)
+class Malformed:
+    """Stands in the place of a row that cannot be read."""
+
+    place: str
+    reason: str
+
+
+def read_rows(path: str | Path, dataset: str) -> list[Row | Malformed]:
+    """Rows of a file, in its order.
 
     Raises:
-        InputError: no such file, an unknown suffix, not UTF-8, or a malformed line, which is named.
+        InputError: no such file, an unknown suffix, not UTF-8, or broken beyond a single row.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -31,62 +47,168 @@ def read_rows(path: str | Path, dataset: str) -> list[Row]:
     try:
         return reader(file)
     except UnicodeDecodeError as error:
-        raise InputError(f"dataset {dataset!r}: {file} is not UTF-8 (byte {error.start})") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"dataset {dataset!r}: {file} is not UTF-8 (byte {error.start}, line {line})") from error
     except InputError as error:
         raise InputError(f"dataset {dataset!r}: {file}{error}") from error
-    except (ValueError, OSError, csv.Error) as error:  # pandas, pyarrow and bz2 all raise some kind of these
+    except (ValueError, OSError) as error:  # pyarrow and bz2 both raise some kind of these
         raise InputError(f"dataset {dataset!r}: cannot read {file}: {' '.join(str(error).split())[:200]}") from error
 
 
-def _jsonl(file: Path) -> list[Row]:
-    rows = []
+def _text(file: Path) -> str:
+    content = file.read_bytes()
+    if content.startswith(UTF_16):
+        raise InputError(" is UTF-16: expected UTF-8")
+    if b"\0" in content:
+        raise InputError(" holds NUL bytes: expected text in UTF-8")
+    return content.decode("utf-8-sig")
+
+
+def _jsonl(file: Path) -> list[Row | Malformed]:
+    return _json_lines(_text(file))
+
+
+def _json_lines(text: str) -> list[Row | Malformed]:
     # Not splitlines(): JSON strings may hold the other separators Unicode calls line ends.
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f", line {number}: not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise InputError(f", line {number}: expected an object")
-        rows.append(row)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_json_row(line, f"line {number}") for number, line in lines]
+
+
+def _json(file: Path) -> list[Row | Malformed]:
+    """One array of objects, or an object a line as in JSONL."""
+    text = _text(file)
+    if not text.lstrip().startswith("["):
+        rows = _json_lines(text)
+        if rows and all(isinstance(row, Malformed) for row in rows) and _is_json(text):
+            raise InputError(": one JSON value over several lines: expected an array of objects, or one object a line")
+        return rows
+    try:
+        rows = json.loads(text, object_pairs_hook=_Pairs)
+    except json.JSONDecodeError as error:
+        raise InputError(f", line {error.lineno}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise InputError(": nested too deeply") from error
+    return [_object(row, f"row {index}") for index, row in enumerate(rows)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _json_row(line: str, place: str) -> Row | Malformed:
+    try:
+        row = json.loads(line, object_pairs_hook=_Pairs)
+    except json.JSONDecodeError as error:
+        array = " (an array belongs in a .json file)" if line.lstrip().startswith("[") else ""
+        return Malformed(place, f"not JSON: {error.msg}{array}")
+    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets without end
+        return Malformed(place, f"not JSON that can be read: {error}")
+    return _object(row, place)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object before its keys become those of a dictionary, where the last of two would win."""
+
+
+def _object(value: Any, place: str) -> Row | Malformed:
+    if not isinstance(value, _Pairs):
+        return Malformed(place, f"expected an object, found {json.dumps(value, default=list)[:40]}")
+    try:
+        return {key: _plain(one, key) for key, one in _unique(value)}
+    except InputError as error:
+        return Malformed(place, str(error))
+
+
+def _plain(value: Any, field: str) -> Any:
+    """A JSON value of plain dictionaries and lists, its texts checked."""
+    if isinstance(value, str):
+        if _LONE.search(value):
+            raise InputError(f"field {field!r} holds a lone surrogate (half of a \\ud83d\\ude00 pair): no valid text")
+        return value
+    if isinstance(value, _Pairs):
+        return {key: _plain(one, f"{field}.{key}") for key, one in _unique(value)}
+    return [_plain(one, field) for one in value] if isinstance(value, list) else value
+
+
+def _unique(pairs: _Pairs) -> Iterator[tuple[str, Any]]:
+    seen: set[str] = set()
+    for key, value in pairs:
+        if key in seen or _LONE.search(key):
+            raise InputError(f"the field {key!r} {'stands twice' if key in seen else 'holds a lone surrogate'}")
+        seen.add(key)
+        yield key, value
+
+
+def _csv(file: Path) -> list[Row | Malformed]:
+    return _table(csv.reader(io.StringIO(_text(file), newline=""), strict=True), ",")
+
+
+def _tsv(file: Path) -> list[Row | Malformed]:
+    """Tab-separated files as GLUE's: a quotation mark is a character like any other."""
+    return _table(csv.reader(io.StringIO(_text(file), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE), "\t")
+
+
+def _table(reader: Any, separator: str) -> list[Row | Malformed]:
+    """Rows of separated text under a header; blank lines do not count, and a column without a name is left out."""
+    csv.field_size_limit(LONGEST_FIELD)
+    header: list[str] | None = None
+    rows: list[Row | Malformed] = []
+    try:
+        for cells in reader:
+            if not cells or (len(cells) == 1 and not cells[0].strip()):
+                continue
+            if header is None:
+                header = _header(cells, separator)
+            elif len(cells) != len(header):
+                found = f"{len(cells)} field{'s' if len(cells) > 1 else ''}, expected the header's {len(header)}"
+                rows.append(Malformed(f"row {len(rows)} (line {reader.line_num})", found))
+            else:
+                rows.append({name: cell for name, cell in zip(header, cells, strict=True) if name})
+    except csv.Error as error:
+        hint = "a quotation mark inside quotes is written twice"
+        raise InputError(f", row {len(rows)} (line {reader.line_num}): {error} ({hint})") from error
+    if header is None:
+        raise InputError(" is empty: expected a header and rows")
     return rows
 
 
-def _csv(file: Path) -> list[Row]:
-    return _records(pd.read_csv(file, keep_default_na=False, encoding="utf-8-sig"))
+def _header(cells: list[str], separator: str) -> list[str]:
+    _no_column_twice(cells)
+    other = next((one for one in ";\t|," if one != separator and one in cells[0]), None)
+    if len(cells) == 1 and other:
+        raise InputError(f": only one column, {cells[0]!r}: fields are separated by {separator!r}, not by {other!r}")
+    return cells
 
 
-def _tsv(file: Path) -> list[Row]:
-    """Tab-separated files as GLUE's: a quotation mark is a character like any other."""
-    frame = pd.read_csv(file, sep="\t", keep_default_na=False, encoding="utf-8-sig", quoting=csv.QUOTE_NONE)
-    return _records(frame)
+def _no_column_twice(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name and name in seen:
+            raise InputError(f": the column {name!r} stands twice")
+        seen.add(name)
 
 
-def _parquet(file: Path) -> list[Row]:
-    return _records(pd.read_parquet(file))
+def _parquet(file: Path) -> list[Row | Malformed]:
+    table = pyarrow.parquet.ParquetFile(file).read()  # not read_table: that takes folders called a=b for columns
+    _no_column_twice(table.column_names)
+    rows: list[Row | Malformed] = table.to_pylist()
+    return rows
 
 
-def _records(frame: pd.DataFrame) -> list[Row]:
-    rows: list[Row] = frame.to_dict("records")  # type: ignore[assignment]
-    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+def _hellaswag(file: Path) -> list[Row | Malformed]:
+    return [*rows_of_text(bz2.decompress(file.read_bytes()).decode("utf-8"))]
 
 
-def _plain(value: Any) -> Any:
-    """Columns of lists come back as arrays; templates and fingerprints want lists."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _hellaswag(file: Path) -> list[Row]:
-    return rows_of_text(bz2.decompress(file.read_bytes()).decode("utf-8"))
-
-
-READERS: dict[str, Callable[[Path], list[Row]]] = {
+READERS: dict[str, Callable[[Path], list[Row | Malformed]]] = {
     ".jsonl": _jsonl,
-    ".json": _jsonl,
+    ".json": _json,
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
     ".txt.bz2": _hellaswag,
 }
+"""From a file's suffix to its reader."""

@@ -4,11 +4,14 @@ A dataset is one YAML in conf/dataset/ (see `DatasetConfig`); this module turns 
 the hub may name local copies of its splits: those are read where they are, the hub and its cache only where not.
 """
 
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from adaptbench.config import DatasetConfig
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.hub import hub_rows
+from adaptbench.data.labels import shown_names
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.readers import read_rows
 from adaptbench.data.rows import to_examples
@@ -27,18 +30,25 @@ def load_task(config: DatasetConfig) -> TaskData:
     if config.source not in ("files", "hub"):
         raise InputError(f"dataset.source={config.source!r}: expected microworld, files or hub")
     _check(config)
-    draws = _draws(config)
+    templates = _templates(config)
+    draws, skipped = _draws(config, templates)
     assert config.evaluation is not None
+    train: list[Example] = []
+    if config.train and _pool_wanted(config, draws):
+        train, more = _split(config, "train", config.train, templates)
+        skipped += more
+    evaluation, more = _split(config, "evaluation", config.evaluation, templates, labelled=not config.unlabelled)
     return TaskData(
         name=config.name,
         shots=config.shots or 0,
-        train=_split(config, "train", config.train) if config.train and _pool_wanted(config, draws) else [],
-        evaluation=_split(config, "evaluation", config.evaluation, labelled=not config.unlabelled),
-        templates=_templates(config),
+        train=train,
+        evaluation=evaluation,
+        templates=templates,
         metric=config.metric,
         draws=draws,
         sampling=config.sampling,
         answer_delimiter=config.answer_delimiter,
+        skipped=(*skipped, *more),
     )
 
 
@@ -54,8 +64,6 @@ def _check(config: DatasetConfig) -> None:
         names = [columns] if isinstance(columns, str) else columns
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"dataset.columns.{field}={columns!r}: expected the name of a column, or a list of names")
-    if outside := [index for index in config.labels.values() if index < 0]:
-        raise InputError(f"dataset.labels: {outside[0]} is no index of a choice, expected 0 or more")
     if unknown := sorted(set(config.local) - {"train", "evaluation"}):
         raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train or evaluation")
 
@@ -69,8 +77,8 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
     return TaskData(
         name=config.name,
         shots=config.shots or task.shots,
-        train=to_examples(config, task.train, "train"),
-        evaluation=to_examples(config, task.evaluation, "evaluation"),
+        train=to_examples(config, task.train, "train")[0],
+        evaluation=to_examples(config, task.evaluation, "evaluation")[0],
         templates=[
             Template(config.name, one["name"], one["jinja"], one["answer_choices"], (), config.answer_delimiter)
             for one in task.templates
@@ -81,14 +89,16 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
     )
 
 
-def _split(config: DatasetConfig, kind: str, named: str, labelled: bool = True) -> list[Example]:
-    """A split: from files, or from the hub unless a local copy is there."""
+def _split(
+    config: DatasetConfig, kind: str, named: str, templates: Sequence[Template], labelled: bool = True
+) -> tuple[list[Example], list[str]]:
+    """A split, and the rows left out of it: from files, or from the hub unless a local copy is there."""
     path = _file(config, named if config.source == "files" else config.local.get(kind, "."))
     if config.source == "hub" and not path.is_file():
-        return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled)
+        return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled, templates)
     if config.fetch and not path.is_file():
         raise InputError(f"dataset {config.name!r}: no such file: {path}; {config.fetch}")
-    return to_examples(config, read_rows(path, config.name), str(path), labelled)
+    return to_examples(config, read_rows(path, config.name), str(path), labelled, templates)
 
 
 def _pool_wanted(config: DatasetConfig, draws: dict[int, list[Example]]) -> bool:
@@ -98,25 +108,27 @@ def _pool_wanted(config: DatasetConfig, draws: dict[int, list[Example]]) -> bool
     return "train" in config.local and _file(config, config.local["train"]).is_file()
 
 
-def _draws(config: DatasetConfig) -> dict[int, list[Example]]:
-    """Few-shot draws given as files, one per seed: `draws` is a path with `{seed}` in it.
+def _draws(config: DatasetConfig, templates: Sequence[Template]) -> tuple[dict[int, list[Example]], list[str]]:
+    """Few-shot draws given as files, one per seed (`draws` is a path with `{seed}` in it), and the rows left out.
 
     A hub data set without them is drawn from its training split, which for the paper's data sets gives the same rows.
     """
     if config.draws is None:
-        return {}
+        return {}, []
     if "{seed}" not in config.draws:
         raise InputError(f"dataset.draws={config.draws!r}: expected a path with {{seed}} in it")
     pattern = _file(config, config.draws)
     before, _, after = pattern.name.partition("{seed}")
-    found = {}
-    for file in sorted(pattern.parent.glob(f"{before}*{after}")):
+    found, skipped = {}, []
+    for file in sorted(pattern.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}")):
         seed = file.name.removeprefix(before).removesuffix(after)
         if seed.isdigit():
-            found[int(seed)] = to_examples(config, read_rows(file, config.name), str(file))
+            rows = read_rows(file, config.name)
+            found[int(seed)], more = to_examples(config, rows, str(file), templates=templates)
+            skipped += more
     if not found and config.source == "files":
         raise InputError(f"dataset {config.name!r}: no few-shot draw matches {pattern}")
-    return found
+    return found, skipped
 
 
 def _templates(config: DatasetConfig) -> list[Template]:
@@ -124,7 +136,7 @@ def _templates(config: DatasetConfig) -> list[Template]:
     kind = config.prompts or ("own" if config.templates else "promptsource")
     if kind not in ("own", "promptsource"):
         raise InputError(f"dataset.prompts={kind!r}: expected own or promptsource")
-    names = _label_names(config)
+    names = tuple(shown_names(config.labels))
     if kind == "promptsource" and config.promptsource is not None:
         path, skip = _file(config, config.promptsource), config.promptsource_skip
         templates = load_promptsource(
@@ -139,14 +151,6 @@ def _templates(config: DatasetConfig) -> list[Template]:
     for template in templates:
         template.check()
     return templates
-
-
-def _label_names(config: DatasetConfig) -> tuple[str, ...]:
-    """The labels as the dataset writes them, in the order of their indices."""
-    names: dict[int, str] = {}
-    for name, index in config.labels.items():
-        names.setdefault(index, name)
-    return tuple(names[index] for index in sorted(names))
 
 
 def _own(config: DatasetConfig, name: str, entry: dict[str, str], label_names: tuple[str, ...]) -> Template:

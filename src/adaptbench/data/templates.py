@@ -2,7 +2,8 @@
 
 `answer_choices` is itself a Jinja template whose rendering is split by `|||`, so choices may differ per row, in
 number too. Besides the row's own fields a template sees `answer_choices` and `label_names`, the dataset's labels.
-Templates run in Jinja's sandbox: a shared YAML file can phrase a row and do nothing else.
+Templates run in Jinja's sandbox: a shared YAML file can phrase a row and do nothing else. A null (None, NaN) may steer
+a template (`{% if context %}`) and is refused where it would be shown: "None" is no text of the data's.
 """
 
 import zlib
@@ -17,7 +18,8 @@ import jinja2.nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
-from adaptbench.errors import InputError
+from adaptbench.data.labels import is_null
+from adaptbench.errors import InputError, RowError
 
 SPLIT = "|||"
 _BARS = "\ue000\ue000\ue000"  # stands for `|||` in a row's own text, which must not be taken for the separator
@@ -28,6 +30,33 @@ class NotApplicable(InputError):
     """A template that renders nothing for a row: P3's way of saying that it is meant for other rows."""
 
 
+class _Unshown(Exception):
+    """A template would show a field that has no text."""
+
+
+class _Null:
+    """Null in a row, as a template sees it: false, equal to none, and an error where it would be shown."""
+
+    def __init__(self, field: str, what: str = "null"):
+        self._message = f"the field {field!r} is {what}, and the template shows it"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, _Null)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        raise _Unshown(self._message)
+
+    def __iter__(self) -> Any:
+        raise _Unshown(self._message)
+
+    __repr__ = __str__  # as part of a list, too
+
+
 @jinja2.pass_context
 def _choice(context: Context, values: Sequence[Any]) -> Any:
     """P3's `choice` filter draws at random; here the draw is the row's own, so that a prompt never changes."""
@@ -36,6 +65,8 @@ def _choice(context: Context, values: Sequence[Any]) -> Any:
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 _ENVIRONMENT.filters["choice"] = _choice
+_ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, _Null)
+_ARITHMETIC = tuple(getattr(jinja2.nodes, name) for name in ("Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow", "Neg"))
 
 
 @dataclass(frozen=True)
@@ -62,47 +93,54 @@ class Template:
     label_names: tuple[str, ...] = ()
     delimiter: str = " "
 
-    def render(self, uid: str, fields: Mapping[str, Any]) -> Prompt:
-        """The prompt of one row.
+    def render(self, uid: str, fields: Mapping[str, Any], origin: str = "") -> Prompt:
+        """The prompt of one row; `origin` is the file and row that errors name (the row's uid where it is unknown).
 
         Raises:
             NotApplicable: the template renders nothing at all for this row.
             InputError: a field is missing, the text or the choices are empty, choices repeat, the target is
                 not among them, or the label points outside them.
         """
-        where = f"dataset {self.dataset!r}, template {self.name!r}, row {uid!r}"
-        source, target, choices = self.parts(uid, fields)
+        where = self._where(uid, origin)
+        source, target, choices = self.parts(uid, fields, origin)
         label = fields["label"]
         if not source:
-            raise InputError(f"{where}: the rendered input is empty")
+            raise RowError(where, "the rendered input is empty")
         if not all(choices) or len(choices) < 2:
-            raise InputError(f"{where}: needs at least two non-empty choices, found {list(choices)}")
+            raise RowError(where, f"needs at least two non-empty choices, found {list(choices)}")
         if len(set(choices)) != len(choices):
-            raise InputError(f"{where}: the choices repeat: {list(choices)}")
+            raise RowError(where, f"the choices repeat: {list(choices)}")
         if label != UNLABELLED and target != choices[label]:
-            raise InputError(f"{where}: the target {target!r} is not the choice {choices[label]!r} of its label")
+            wrong = f"the target {target!r} is not the choice {choices[label]!r} of its label"
+            raise RowError(where, wrong, skippable=False)
         return Prompt(uid, self.name, source, choices, label, self.delimiter)
 
-    def parts(self, uid: str, fields: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+    def parts(self, uid: str, fields: Mapping[str, Any], origin: str = "") -> tuple[str, str, tuple[str, ...]]:
         """Input, target and choices as rendered, before any check of what they say."""
-        where = f"dataset {self.dataset!r}, template {self.name!r}, row {uid!r}"
+        where = self._where(uid, origin)
         text, choices_text = self._compiled
         values = {"label_names": list(self.label_names), "row_uid": uid, **_protected(fields)}
         try:
             choices = [choice.strip() for choice in choices_text.render(values).split(SPLIT)]
             if self.answer_choices and not UNLABELLED <= fields["label"] < len(choices):
-                raise InputError(f"{where}: label {fields['label']} is outside the {len(choices)} choices")
+                raise RowError(where, f"label {fields['label']} is outside the {len(choices)} choices")
             rendered = text.render({**values, "answer_choices": choices})
         except InputError:
             raise
+        except _Unshown as error:
+            raise RowError(where, str(error)) from error
         except Exception as error:  # whatever a template's expressions can raise on a row's values
-            raise InputError(f"{where}: cannot render: {error}{self._reads(fields, error)}") from error
+            reason = f"cannot render: {error}{self._reads(fields, error)}"
+            raise RowError(where, reason, skippable=False) from error
         if not rendered.strip():
             raise NotApplicable(f"{where}: the template renders nothing: it is not meant for this row")
         pieces = rendered.split(SPLIT)
         if len(pieces) != 2:
-            raise InputError(f"{where}: expected 'input ||| target', found {len(pieces)} part(s)")
+            raise RowError(where, f"expected 'input ||| target', found {len(pieces)} part(s)", skippable=False)
         return _plain(pieces[0]), _plain(pieces[1]), tuple(map(_plain, choices))
+
+    def _where(self, uid: str, origin: str) -> str:
+        return f"dataset {self.dataset!r}, template {self.name!r}, {origin or f'row {uid!r}'}"
 
     def check(self) -> None:
         """Compile.
@@ -114,14 +152,22 @@ class Template:
 
     @cached_property
     def categories(self) -> frozenset[str]:
-        """Fields that the template compares with a text of its own: they steer what it says, and are no content."""
+        """Fields that the template compares with a text or number of its own, or computes with: they steer what it
+        says, and are no content."""
         syntax = _ENVIRONMENT.parse(self.jinja + self.answer_choices)
-        return frozenset(
-            name.name
+        steering: list[jinja2.nodes.Node] = [
+            test
             for test in syntax.find_all(jinja2.nodes.Compare)
-            for name in test.find_all(jinja2.nodes.Name)
-            if any(isinstance(one.value, str) and one.value for one in test.find_all(jinja2.nodes.Const))
-        )
+            if any(one.value not in ("", None) for one in test.find_all(jinja2.nodes.Const))
+        ]
+        steering += syntax.find_all(_ARITHMETIC)
+        steering += [  # with a text, + puts contents together
+            plus
+            for plus in syntax.find_all(jinja2.nodes.Add)
+            if any(isinstance(one.value, int | float) for one in plus.find_all(jinja2.nodes.Const))
+        ]
+        steering += [one.arg for one in syntax.find_all(jinja2.nodes.Getitem)]
+        return frozenset(name.name for part in steering for name in part.find_all(jinja2.nodes.Name))
 
     @cached_property
     def _compiled(self) -> tuple[jinja2.Template, jinja2.Template]:
@@ -141,13 +187,17 @@ class Template:
         return f" (reads {', '.join(found)})" if found else ""
 
 
-def _protected(value: Any) -> Any:
-    """The value with every `|||` inside its texts hidden from the splitting."""
+def _protected(value: Any, field: str = "") -> Any:
+    """The value with every `|||` inside its texts hidden from the splitting, and null for what has no text."""
     if isinstance(value, str):
         return value.replace(SPLIT, _BARS) if SPLIT in value else value
     if isinstance(value, Mapping):
-        return {key: _protected(one) for key, one in value.items()}
-    return [_protected(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _protected(one, f"{field}.{key}" if field else str(key)) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_protected(one, f"{field}[{place}]") for place, one in enumerate(value)]
+    if isinstance(value, bytes):
+        return _Null(field, "bytes, no text")
+    return _Null(field) if is_null(value) else value
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,11 @@
 """Any tuner of Hugging Face PEFT through the same runner, one run at a time (extra `[peft]`).
 
-The YAML gives PEFT's own type and arguments. Training, scoring, billing and records are those of every other method.
+The YAML gives PEFT's own type and arguments. Training, scoring, billing and records are those of every other method:
+what is scored is PEFT's own forward pass of a row alone, whatever batch the row is in (`peft_trial.py`). A tuner that
+cannot be had so is refused, and the message says why (`peft_tuners.py`).
+
+Parameters are float32 where PEFT makes them so. It leaves a few in the model's precision (norms, adaption prompts);
+the optimizer trains those as float32 masters.
 """
 
 import copy
@@ -11,9 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
+from adaptbench.methods.peft_trial import check_by_trial
+from adaptbench.methods.peft_tuners import LOOK_UP_WORDS, NEED_TASK, READ_VALUES, check_tuner, check_tuner_on
+from adaptbench.methods.tensor_files import one_line
 from adaptbench.models.backbone import Backbone
 
 
@@ -31,22 +40,55 @@ class HuggingFacePeft(TrainedMethod):
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        self._config()
+        check_tuner(self.peft_type, self.arguments, self._config(task_type="CAUSAL_LM"))
+
+    def check_model(self, backbone: Backbone) -> None:
+        check_tuner_on(self.peft_type, backbone.is_encoder_decoder, backbone.name)
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+        """PEFT's model around a copy of the base model.
+
+        Raises:
+            InputError: the tuner does not fit the model, trains nothing on it, or scores depend on the batch with it.
+        """
         if len(seeds) != 1:
             raise ValueError("PEFT trains one run at a time")
-        task = "SEQ_2_SEQ_LM" if backbone.is_encoder_decoder else "CAUSAL_LM"
-        config = self._config(task_type=task)
+        self.check_model(backbone)
+        named = f"method.peft_type={self.peft_type!r}"
+        if backbone.device.type == "meta" and self.peft_type in READ_VALUES:
+            reason = NotImplementedError("a model on the meta device has none")
+            raise InputError(f"{named}: reads values, and can be counted only with the model's weights") from reason
+        config = self._config(task_type="SEQ_2_SEQ_LM" if backbone.is_encoder_decoder else "CAUSAL_LM")
         model = copy.deepcopy(backbone.model)
         with torch.random.fork_rng(), torch.device(backbone.device):
             torch.manual_seed(seeds[0])
             try:
-                wrapped = _peft().get_peft_model(model, config)
-            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
-                raise InputError(f"method.arguments: PEFT cannot attach {self.peft_type}: {_line(error)}") from error
-        packs = backbone.packs_choices and not config.is_prompt_learning
-        return Adaptation(replace(backbone, model=wrapped.eval(), packs_choices=packs), seeds, tuned=True)
+                wrapped = _peft().get_peft_model(model, config).eval()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # PEFT raises whatever its tuner runs into
+                raise InputError(f"method.arguments: PEFT cannot attach {self.peft_type}: {one_line(error)}") from error
+        if self.peft_type in NEED_TASK:
+            wrapped.register_forward_pre_hook(_the_only_task, with_kwargs=True)
+        prompt = config.num_virtual_tokens if config.is_prompt_learning else 0
+        adapted = replace(
+            backbone,
+            model=wrapped,
+            packs_choices=backbone.packs_choices and not config.is_prompt_learning,
+            max_length=backbone.max_length - prompt,  # PEFT's virtual tokens take positions, too
+        )
+        adaptation = Adaptation(adapted, seeds, tuned=True)
+        if not adaptation.trainable:
+            raise InputError(f"{named}: with these arguments it trains nothing on {backbone.name}")
+        if backbone.device.type != "meta":
+            check_by_trial(adapted, adaptation.parameters, named, self.peft_type in LOOK_UP_WORDS)
+        return adaptation
+
+    def prepare_to_count(self, backbone: Backbone) -> Adaptation:
+        """On the real model where the tuner computes with values."""
+        if self.peft_type in READ_VALUES:
+            return self.prepare(backbone, [0])
+        return super().prepare_to_count(backbone)
 
     def save(self, adaptation: Adaptation, folder: Path, run: int) -> int:
         """PEFT's own two files: what its users would keep."""
@@ -62,9 +104,15 @@ class HuggingFacePeft(TrainedMethod):
         if self.peft_type not in known:
             raise InputError(f"method.peft_type={self.peft_type!r}: expected one of {', '.join(sorted(known))}")
         try:
-            return known[self.peft_type](**{**more, **self.arguments})
-        except (TypeError, ValueError, ImportError) as error:
-            raise InputError(f"method.arguments={self.arguments}: {_line(error)}") from error
+            return known[self.peft_type](**{**more, **copy.deepcopy(self.arguments)})
+        except Exception as error:  # of PEFT's own checks
+            raise InputError(f"method.arguments={self.arguments}: {one_line(error)}") from error
+
+
+def _the_only_task(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A run has one task: all rows are of the first."""
+    ids = kwargs["input_ids"]
+    return args, {"task_ids": torch.zeros(len(ids), dtype=torch.long, device=ids.device), **kwargs}
 
 
 def _peft() -> Any:
@@ -72,7 +120,3 @@ def _peft() -> Any:
         return import_module("peft")
     except ImportError as error:
         raise InputError("method=hf_peft: needs the package peft: pip install 'adaptbench[peft]'") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

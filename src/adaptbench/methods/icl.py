@@ -1,9 +1,9 @@
 """In-context learning: the few-shot examples are read, with their answers, before every prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -197,14 +197,23 @@ def _emptied(template: Template, rows: Sequence[Example], text: str) -> str:
     """The input of the first row that the template is meant for, with `text` in place of all it says."""
     for row in rows:
         fields = {
-            key: text if isinstance(value, str) and key not in template.categories else value
+            key: value if key == "label" or key in template.categories else _silenced(value, text)
             for key, value in row.fields.items()
         }
         try:
-            return template.parts(row.uid, fields)[0]
+            return template.parts(row.uid, fields, row.origin)[0]
         except NotApplicable:
             continue
     raise InputError(f"dataset {template.dataset!r}, template {template.name!r}: meant for none of the rows")
+
+
+def _silenced(value: Any, text: str) -> Any:
+    """A field with `text` for its texts and numbers, nested ones too; truth values and nulls steer and say nothing."""
+    if isinstance(value, list | tuple):
+        return [_silenced(one, text) for one in value]
+    if isinstance(value, Mapping):
+        return {key: _silenced(one, text) for key, one in value.items()}
+    return text if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
 
 def balanced(examples: Sequence[Example]) -> list[Example]:

@@ -137,14 +137,7 @@ def load_backbone(
     source = resolve_path(path)
     pinned = {} if content is None or Path(source).exists() else {"revision": content}
     config = load_config(path, **pinned)
-    if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
-        raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
-    check_architecture(config, f"model.path={path!r}")
-    if max_length and max_length > (rotary_limit(config) or max_length):
-        raise InputError(
-            f"model.max_length={max_length}: beyond {rotary_limit(config)} tokens the rotary frequencies of this model "
-            "are those of the longest row of a batch, so scores would depend on the batch"
-        )
+    check_loadable(config, path, dtype, max_length)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     target = torch.device(pick_device(device))
     placing = placement(device_map, quantization, getattr(torch, dtype), target)
@@ -179,6 +172,23 @@ def load_backbone(
     )
 
 
+def check_loadable(config: Any, path: str, dtype: str, max_length: int | None) -> None:
+    """Refuse what is known from config.json alone not to work with these settings.
+
+    Raises:
+        InputError: an architecture that cannot score answers (`check_scores`), fp16 for a T5, or a length beyond which
+            scores would depend on the batch.
+    """
+    if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
+        raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
+    check_architecture(config, f"model.path={path!r}")
+    if max_length and max_length > (rotary_limit(config) or max_length):
+        raise InputError(
+            f"model.max_length={max_length}: beyond {rotary_limit(config)} tokens the rotary frequencies of this model "
+            "are those of the longest row of a batch, so scores would depend on the batch"
+        )
+
+
 def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A frozen model without storage, from its configuration alone (any size, no weights)."""
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -196,9 +206,15 @@ def _attention(config: Any) -> dict[str, str]:
     return {}
 
 
-def meta_backbone(name: str, path: str, dtype: str = "float32", shape: Mapping[str, Any] | None = None) -> Backbone:
+def meta_backbone(
+    name: str,
+    path: str,
+    dtype: str = "float32",
+    shape: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+) -> Backbone:
     """A backbone without storage or tokenizer: from a published shape, else from the configuration at `path`."""
-    config = AutoConfig.for_model(**shape) if shape else load_config(path)
+    config = AutoConfig.for_model(**shape) if shape else load_config(path, revision)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0  # any id costs the same
     model = from_config(config, getattr(torch, dtype))

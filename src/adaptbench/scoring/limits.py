@@ -7,6 +7,7 @@ import torch
 
 from adaptbench.data.batching import Shape
 from adaptbench.models.backbone import Backbone
+from adaptbench.scoring.rank import scores_targets_only
 
 BYTES = 4  # log-probabilities are taken in single precision, whatever the model's
 
@@ -24,11 +25,11 @@ def rows_that_fit(backbone: Backbone, shape: Shape) -> int:
 
 def _scored_positions(backbone: Backbone, shape: Shape) -> int:
     """Positions of a row whose logits are computed (see scoring/rank.py)."""
-    if not backbone.packs_choices:
-        return shape.choices * (shape.target if backbone.is_encoder_decoder else shape.source + shape.target - 1)
     if backbone.is_encoder_decoder:
         return shape.choices * (shape.target + backbone.virtual_tokens_of_choice)
-    return shape.choices * (shape.target - 1) + 1
+    if backbone.packs_choices:
+        return shape.choices * (shape.target - 1) + 1
+    return shape.choices * (shape.target if scores_targets_only(backbone) else shape.source + shape.target - 1)
 
 
 def out_of_memory(error: BaseException) -> bool:

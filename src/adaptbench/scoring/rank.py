@@ -29,17 +29,22 @@ def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
     """Each choice starts with its own copies of the method's virtual tokens, if any; they predict nothing."""
     n, choices, length = batch.targets.shape
     virtual = backbone.virtual_tokens_of_choice
-    placeholders = -1 - torch.arange(virtual, device=batch.targets.device).expand(n, choices, -1)
-    start = torch.full_like(batch.targets[..., :1], backbone.model.config.decoder_start_token_id)
-    inputs = torch.cat([placeholders, start, batch.targets[..., :-1]], dim=2)
     logits = backbone.model(
         input_ids=batch.source,
         attention_mask=batch.source_mask[:, None, None],
-        decoder_input_ids=inputs.flatten(1),
+        decoder_input_ids=_decoder_inputs(backbone, batch.targets).flatten(1),
         decoder_attention_mask=_apart(choices, virtual + length, batch.source.device)[None, None],
         use_cache=False,
     ).logits
     return _log_p(logits.view(n, choices, virtual + length, -1)[:, :, virtual:], batch.targets)
+
+
+def _decoder_inputs(backbone: Backbone, targets: Tensor) -> Tensor:
+    """What a decoder reads of every choice (N, C, T): virtual tokens, the start, and all of it but its last token."""
+    n, choices, _ = targets.shape
+    virtual = -1 - torch.arange(backbone.virtual_tokens_of_choice, device=targets.device).expand(n, choices, -1)
+    start = torch.full_like(targets[..., :1], backbone.model.config.decoder_start_token_id)
+    return torch.cat([virtual, start, targets[..., :-1]], dim=2)
 
 
 def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
@@ -75,24 +80,45 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
     tokens = tokens.repeat_interleave(choices)[:, None]  # (N * C, 1)
     places = torch.arange(source.shape[1], device=source.device)
     if backbone.is_encoder_decoder:
-        start = torch.full_like(targets[:, :1], backbone.model.config.decoder_start_token_id)
-        inputs = {"input_ids": source, "decoder_input_ids": torch.cat([start, targets[:, :-1]], dim=1)}
-        logits = backbone.model(**inputs, attention_mask=_plain(places < tokens), use_cache=False).logits[:, -length:]
-        return _log_p(logits.unflatten(0, (n, choices)), batch.targets)
+        read = _decoder_inputs(backbone, batch.targets).flatten(0, 1)
+        seen = _plain(places < tokens)
+        logits = backbone.model(input_ids=source, attention_mask=seen, decoder_input_ids=read, use_cache=False).logits
+        return _log_p(logits[:, -length:].unflatten(0, (n, choices)), batch.targets)
     after = tokens + torch.arange(length - 1, device=source.device)  # (N * C, T - 1) places of the choice's tokens
     ids = torch.cat([source, torch.full_like(targets[:, :-1], backbone.pad_id)], dim=1).scatter(
         1, after, targets[:, :-1]
     )
     own = batch.target_mask.flatten(0, 1).sum(1, keepdim=True)
     seen = torch.arange(ids.shape[1], device=ids.device) < tokens + (own - 1).clamp(min=0)
+    scored = tokens - 1 + torch.arange(length, device=ids.device)  # (N * C, T) the places before each target
+    logits = _logits_at(backbone, ids, _plain(seen), scored)
+    return _log_p(logits[:, None], targets[:, None])[:, 0].unflatten(0, (n, choices))
+
+
+def _logits_at(backbone: Backbone, ids: Tensor, seen: Tensor | None, places: Tensor) -> Tensor:
+    """(M, W) ids -> (M, T, V) logits at (M, T) places; at no others, where the model's head can be left them out.
+
+    `logits_to_keep`, the library's own wish, is the same places for all rows, too many where rows differ in length.
+    """
     width = ids.shape[1]
-    first = width - length if tokens.is_meta else int(tokens.min()) - 1  # no logits are needed before it
-    keep = {"logits_to_keep": width - first} if _takes_logits_to_keep(backbone) else {}
-    logits = backbone.model(input_ids=ids, attention_mask=_plain(seen), use_cache=False, **keep).logits
-    logits = logits[:, first - width :]
-    scored = tokens - 1 - first + torch.arange(length, device=ids.device)  # (N * C, T) the places before each target
-    log_p = _log_p(logits.gather(1, scored[..., None].expand(-1, -1, logits.shape[-1]))[:, None], targets[:, None])
-    return log_p[:, 0].unflatten(0, (n, choices))
+
+    def pick(_head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (_at(inputs[0], places, width), *inputs[1:])
+
+    head = backbone.model.get_output_embeddings() if scores_targets_only(backbone) else None
+    handle = head.register_forward_pre_hook(pick) if head is not None else None
+    try:
+        logits = backbone.model(input_ids=ids, attention_mask=seen, use_cache=False).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    return logits if logits.shape[1] == places.shape[1] else _at(logits, places, width)
+
+
+def _at(states: Tensor, places: Tensor, width: int) -> Tensor:
+    """(M, P + W, D), (M, T) -> (M, T, D). A PEFT wrapper's P virtual tokens stand before the first place."""
+    places = (places + states.shape[1] - width).to(states.device)
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def _to_the_left(source: Tensor, tokens: Tensor) -> Tensor:
@@ -102,8 +128,9 @@ def _to_the_left(source: Tensor, tokens: Tensor) -> Tensor:
     return source.gather(1, places % width)
 
 
-def _takes_logits_to_keep(backbone: Backbone) -> bool:
-    """Whether the model can compute logits of its last positions alone (a PEFT wrapper passes the wish on)."""
+def scores_targets_only(backbone: Backbone) -> bool:
+    """Whether a model whose choices do not share a pass is built like all that can compute the logits of some positions
+    alone: hidden states, of which some are kept, through the head."""
     model: Any = backbone.model
     model = model.get_base_model() if hasattr(model, "peft_config") else model
     return "logits_to_keep" in signature(model.forward).parameters

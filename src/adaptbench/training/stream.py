@@ -21,10 +21,10 @@ def render(task: TaskData, example: Example, template: str, rng: np.random.Gener
     A drawn template that is not meant for the row gives way to another.
     """
     if template not in DRAWN:
-        return task.template(template).render(example.uid, example.fields)
+        return task.template(template).render(example.uid, example.fields, example.origin)
     first = int(rng.integers(len(task.templates)))
     try:
-        return task.templates[first].render(example.uid, example.fields)
+        return task.templates[first].render(example.uid, example.fields, example.origin)
     except NotApplicable:
         others = rng.permutation([index for index in range(len(task.templates)) if index != first])
         return next(_applicable(task, example, others))
@@ -47,7 +47,7 @@ def _applicable(task: TaskData, example: Example, order: Iterable[int]) -> Itera
     none = True
     for index in order:
         try:
-            yield task.templates[index].render(example.uid, example.fields)
+            yield task.templates[index].render(example.uid, example.fields, example.origin)
         except NotApplicable:
             continue
         none = False

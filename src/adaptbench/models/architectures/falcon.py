@@ -1,0 +1,51 @@
+"""x"""
+
+
+
+
+def bloom(model: nn.Module) -> Parts:
+    """Attention and feed-forward add the residual themselves, so a sublayer's output is that of its last map."""
+    config: Any = model.config
+    if config.slow_but_exact and config.pretraining_tp > 1:
+        raise InputError("slow_but_exact=true in a Bloom's config.json: its maps are then cut up, and nothing attaches")
+    width, heads = config.hidden_size, config.n_head
+    yield embedding(model, "transformer.word_embeddings")
+    yield norm(model, "transformer.word_embeddings_layernorm")
+    for layer in range(config.n_layer):
+        path = f"transformer.h.{layer}"
+        yield norm(model, f"{path}.input_layernorm")
+        yield from fused(model, f"{path}.self_attention.query_key_value", by_head(heads, width // heads))
+        yield linear(model, f"{path}.self_attention.dense", "o")
+        yield AttentionSite(f"{path}.self_attention", heads, width // heads, "decoder", width)
+        yield SublayerSite(f"{path}.self_attention.dense", "self", width)
+        yield norm(model, f"{path}.post_attention_layernorm")
+        yield linear(model, f"{path}.mlp.dense_h_to_4h", "ff_in")
+        yield linear(model, f"{path}.mlp.dense_4h_to_h", "ff_out")
+        yield SublayerSite(f"{path}.mlp.dense_4h_to_h", "ff", width)
+        yield SublayerSite(path, "block", width)
+    yield norm(model, "transformer.ln_f")
+
+
+def falcon(model: nn.Module) -> Parts:
+    """Three layouts of queries, keys and values: in groups (40B), one key for all heads (7B), or head by head (RW)."""
+    config: Any = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    head = width // heads
+    kept = 1 if config.multi_query else heads
+    if config.new_decoder_architecture:
+        kept = config.num_kv_heads
+    columns = by_head(kept, head, heads // kept)
+    yield embedding(model, "transformer.word_embeddings")
+    for layer in range(config.num_hidden_layers):
+        path = f"transformer.h.{layer}"
+        yield from norms(model, path, "ln_attn", "input_layernorm")
+        yield from fused(model, f"{path}.self_attention.query_key_value", columns)
+        yield linear(model, f"{path}.self_attention.dense", "o")
+        yield AttentionSite(f"{path}.self_attention", kept, head, "decoder", width)
+        yield SublayerSite(f"{path}.self_attention", "self", width)
+        yield from norms(model, path, "ln_mlp", "post_attention_layernorm")
+        yield linear(model, f"{path}.mlp.dense_h_to_4h", "ff_in")
+        yield linear(model, f"{path}.mlp.dense_4h_to_h", "ff_out")
+        yield SublayerSite(f"{path}.mlp", "ff", width)
+        yield SublayerSite(path, "block", width)
+    yield norm(model, "transformer.ln_f")

@@ -1,0 +1,64 @@
+"""x"""
+
+
+
+
+def gpt2(model: nn.Module) -> Parts:
+    config: Any = model.config
+    width, inner = config.hidden_size, config.n_inner or 4 * config.hidden_size
+    yield embedding(model, "transformer.wte")
+    for layer in range(config.n_layer):
+        path = f"transformer.h.{layer}"
+        yield norm(model, f"{path}.ln_1")
+        for index, letter in enumerate("qkv"):
+            columns = Columns(index * width, (index + 1) * width)
+            yield LinearSite(f"{path}.attn.c_attn", letter, width, width, columns)
+        yield LinearSite(f"{path}.attn.c_proj", "o", width, width)
+        yield AttentionSite(f"{path}.attn", config.n_head, width // config.n_head, "decoder", width)
+        yield SublayerSite(f"{path}.attn", "self", width)
+        yield norm(model, f"{path}.ln_2")
+        yield LinearSite(f"{path}.mlp.c_fc", "ff_in", width, inner)
+        yield LinearSite(f"{path}.mlp.c_proj", "ff_out", inner, width)
+        yield SublayerSite(f"{path}.mlp", "ff", width)
+        yield SublayerSite(path, "block", width)
+    yield norm(model, "transformer.ln_f")
+
+
+def gpt_neox(model: nn.Module) -> Parts:
+    """GPT-NeoX and Pythia: queries, keys and values head by head; attention and feed-forward read side by side."""
+    config: Any = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    yield embedding(model, "gpt_neox.embed_in")
+    for layer in range(config.num_hidden_layers):
+        path = f"gpt_neox.layers.{layer}"
+        yield norm(model, f"{path}.input_layernorm")
+        yield from fused(model, f"{path}.attention.query_key_value", by_head(heads, width // heads))
+        yield linear(model, f"{path}.attention.dense", "o")
+        yield AttentionSite(f"{path}.attention", heads, width // heads, "decoder", width)
+        yield SublayerSite(f"{path}.attention", "self", width)
+        yield norm(model, f"{path}.post_attention_layernorm")
+        yield linear(model, f"{path}.mlp.dense_h_to_4h", "ff_in")
+        yield linear(model, f"{path}.mlp.dense_4h_to_h", "ff_out")
+        yield SublayerSite(f"{path}.mlp", "ff", width)
+        yield SublayerSite(path, "block", width)
+    yield norm(model, "gpt_neox.final_layer_norm")
+
+
+def opt(model: nn.Module) -> Parts:
+    config: Any = model.config
+    width = config.hidden_size
+    yield embedding(model, "model.decoder.embed_tokens")
+    for layer in range(config.num_hidden_layers):
+        path = f"model.decoder.layers.{layer}"
+        yield from norms(model, path, "self_attn_layer_norm")
+        for name, role in {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o"}.items():
+            yield linear(model, f"{path}.self_attn.{name}", role)
+        heads = config.num_attention_heads
+        yield AttentionSite(f"{path}.self_attn", heads, width // heads, "decoder", width)
+        yield SublayerSite(f"{path}.self_attn", "self", width)
+        yield from norms(model, path, "final_layer_norm")
+        yield linear(model, f"{path}.fc1", "ff_in")
+        yield linear(model, f"{path}.fc2", "ff_out")
+        yield SublayerSite(f"{path}.fc2", "ff", width)
+        yield SublayerSite(path, "block", width)
+    yield from norms(model, "model.decoder", "final_layer_norm")
