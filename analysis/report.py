@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis import cost_figures, figures, tables
 from analysis.ablations import ABLATIONS
+from analysis.certainty import certainty
 from analysis.collect import Arguments, Experiment, ReportError, load
 from analysis.summary import Summary, summarise
 from analysis.typeset import Best, Table, powers, to_text, write
@@ -22,7 +23,8 @@ READING = {
     "In-context learning pays for its demonstrations in every prediction, tuning once and in advance. "
     "Markers that would hide each other stand side by side; of many tuned methods the best known are drawn.",
     "figure2": "Up and to the left is better: more accuracy for fewer updated parameters. "
-    "Faint points are single seeds, bars are 95 % intervals over seeds and items, dashes mark zero-shot, dots chance.",
+    "Faint points are single seeds, bars are 95 % intervals over seeds and items (conservative from three seeds on), "
+    "dashes mark zero-shot, dots chance.",
     **cost_figures.READING,
 }
 
@@ -84,6 +86,7 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
             reading=READING,
             headline=headline(summary),
             claims=claims(summary),
+            certainty=certainty(summary),
             ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
             facts=facts(summary.experiment.records, len(summary.experiment.failures)),
             provenance=provenance(summary.experiment.records),

@@ -7,7 +7,7 @@ same wherever and whenever the same records were made.
 import numpy as np
 import pandas as pd
 
-from analysis import ablations
+from analysis import ablations, wording
 from analysis import statistics as stats
 from analysis.appearance import look
 from analysis.collect import NORMS
@@ -76,7 +76,8 @@ def table1(summary: Summary) -> Table:
     chance = ", ".join(f"{name} {percent(summary.chance.get(name))}" for name in summary.datasets)
     notes = [
         f"Accuracy: mean over {len(summary.chance)} datasets of the median over seeds, with a hierarchical-bootstrap "
-        f"interval over seeds and items. Chance: {percent(summary.mean_chance)} ({chance}).",
+        f"interval over seeds and items, conservative from three seeds on. "
+        f"Chance: {percent(summary.mean_chance)} ({chance}).",
         "measured: counted on the real step; formula: the paper's arithmetic per token.",
     ]
     ours, paper = Panel("Measured here", rows), Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)
@@ -232,8 +233,9 @@ def comparisons(summary: Summary) -> Table:
     ]
     columns += [("p-value", "alone"), ("p-value", "Holm"), ("", "Told apart"), ("", "Paired runs")]
     notes = [
-        "Difference of mean accuracy on the same datasets, seeds and items; paired hierarchical bootstrap over seeds "
-        "and items. Told apart: below 0.05 after Holm's adjustment over all pairs of this table."
+        "Difference of mean accuracy on the same datasets, seeds and items; paired t-test with seeds and items as "
+        "crossed random effects, conservative with two seeds. Told apart: below 0.05 after Holm's adjustment over all "
+        "pairs of this table."
     ]
     title = "Paired comparisons"
     return Table("comparisons", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
@@ -278,34 +280,11 @@ def failures(summary: Summary) -> Table:
     return Table("failures", "Failed runs", columns, [Panel("", rows)], frame, 5, notes)
 
 
-def wording(summary: Summary) -> Table | None:
-    """What the wording of a prompt is worth, where every item was scored in every template (`template=all`)."""
-    rows, numbers = [], []
-    for arm in summary.arms:
-        if "score_by_template" not in arm.records:
-            continue
-        for dataset, runs in arm.records[arm.records["template"] == "all"].groupby("dataset"):
-            scores = pd.DataFrame(list(runs["score_by_template"])).median()  # over seeds, by template
-            low, high = str(scores.idxmin()), str(scores.idxmax())
-            spread = [percent(scores[low]), percent(float(scores.median())), percent(scores[high])]
-            points = f"{100 * (scores[high] - scores[low]):.1f}"
-            rows.append([arm.name, arm.model, str(dataset), count(len(scores)), *spread, points, low, high])
-            own = {"method": arm.method, "model": arm.model, "variant": arm.variant, "dataset": dataset}
-            numbers += [{**own, "template": name, "accuracy": value} for name, value in scores.items()]
-    if not rows:
-        return None
-    columns = [("", name) for name in ("Method", "Model", "Data set", "Templates")]
-    columns += [("Accuracy by template, %", name) for name in ("lowest", "median", "highest", "spread")]
-    columns += [("", "Lowest"), ("", "Highest")]
-    notes = ["Every item in every template; a template's accuracy is the median over seeds."]
-    return Table("wording", "Accuracy by template", columns, [Panel("", rows)], pd.DataFrame(numbers), 3, notes)
-
-
 BUILDERS = (table1, accuracy, costs, machine, comparisons, normalisation, failures)
+OPTIONAL = (wording.wording, wording.templates_and_draws)  # None where the records have nothing for them
 
 
 def build_all(summary: Summary) -> dict[str, Table]:
     built = {builder.__name__: builder(summary) for builder in BUILDERS}
-    if (by_template := wording(summary)) is not None:
-        built["wording"] = by_template
+    built |= {table.name: table for builder in OPTIONAL if (table := builder(summary)) is not None}
     return built | {result.ablation.name: ablations.table(result, summary) for result in ablations.results(summary)}

@@ -118,8 +118,8 @@ def main() -> None:
         return
     with one_clear_line():
         chosen = options(sys.argv[1:])
-        waiting = cells(int(chosen["limit"]), chosen["output"])
         check_output(Path(chosen["output"]), "output")
+        waiting = cells(int(chosen["limit"]), chosen["output"])
         with sweep_progress(sum(len(cell.seeds) for cell in waiting)) as bar:
             for finished in run_in_parallel(waiting, int(chosen["workers"])):
                 bar.update(finished)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,6 +54,8 @@ def _spelled(argument: str) -> str:
         return f"++{argument}"
     if name.lstrip("+") in OPEN and value.startswith("{"):
         return f"{'' if name.startswith('+') else '+'}{name}={_QUOTED_KEY.sub(_bare_key, value)}"
+    if re.search(r"[^\w/.\-]", value, re.ASCII) and os.path.isfile(os.path.expanduser(value)):
+        return f"{name}={_text(value)}"  # a file whose name Hydra would take for grammar
     return argument
 
 
@@ -68,6 +71,32 @@ def _bare_key(found: re.Match[str]) -> str:
     key = found["text"][1:-1]
     bare = found["colon"] is not None and re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII)
     return f"{key}{found['colon']}" if bare else found[0]
+
+
+def check_options(arguments: list[str]) -> None:
+    """For programs that take `setting=value` only: Hydra's words for an argument with dashes say nothing.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for one in arguments:
+        if one.startswith("-"):
+            raise InputError(f"{one}: unknown, expected setting=value (see --help)")
+
+
+def check_hydra_options(arguments: list[str]) -> None:
+    """Refuse options that Hydra does not know before it prints all those it does.
+
+    Raises:
+        InputError: names the option.
+    """
+    parser = get_args_parser()
+    parser.error = _unknown  # type: ignore[method-assign]
+    parser.parse_args(arguments)
+
+
+def _unknown(message: str) -> NoReturn:
+    raise InputError(f"{message} (see --help)")
 
 
 def take_option(arguments: list[str], name: str, known: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -127,6 +156,8 @@ def one_clear_line() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: Hydra would print them over many lines
     try:
         yield
+    except BrokenPipeError:  # whoever reads what we print has stopped: nothing is wrong with the input
+        raise
     except (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
         sys.exit(2)
@@ -136,7 +167,7 @@ class Options(argparse.ArgumentParser):
     """Options with dashes, for programs that have no Hydra configuration: what is wrong with them is one line, too."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see --help)")
+        _unknown(message)
 
 
 def _explain(error: BaseException) -> str:

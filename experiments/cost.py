@@ -34,9 +34,10 @@ from adaptbench.costs.quote import BreakEven, Cell, Quote, break_even, quote, sp
 from adaptbench.data.example import TaskData
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
-from adaptbench.models.backbone import Backbone, check_scores, meta_backbone, resolve_path
+from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
+from adaptbench.models.checks import check_scores
 from experiments.bill_text import as_json, table
-from experiments.commandline import CONF, one_clear_line, program_arguments, take_option
+from experiments.commandline import CONF, check_options, one_clear_line, program_arguments, take_option
 
 BY_HAND = {
     "input_tokens": "input",
@@ -52,6 +53,7 @@ def main() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(__doc__)
             return
+        check_options(sys.argv[1:])
         style, overrides = take_option(sys.argv[1:], "format", ("table", "json"))
         bill, against = price(overrides)
     print(json.dumps(as_json(bill, against), indent=1) if style == "json" else table(bill, against))

@@ -18,7 +18,8 @@ from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import Backbone, meta_backbone, positions, resolve_path
+from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
+from adaptbench.models.checks import positions
 from adaptbench.runner import Cell, prepare_cell
 from adaptbench.training.stream import DRAWN
 

@@ -8,7 +8,6 @@ Demonstrations are part of a method and not of a sample's prompt; `n-shot` count
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pandas as pd
 
 from adaptbench.errors import InputError
 from experiments.commandline import one_clear_line
+from experiments.finished import experiment_folder, finished
 
 # Its metric -> our column of lengths that a choice's log-likelihood is divided by; None for no division.
 METRICS = {"acc": None, "acc_norm": "characters", "acc_bytes": "bytes", "acc_token": "tokens"}
@@ -26,13 +26,10 @@ def export(folder: Path) -> list[Path]:
     """Write all that the records of an experiment hold, and return the result files.
 
     Raises:
-        InputError: no such folder, or no finished run in it.
+        InputError: no finished run, or a file that is not what it should be.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected outputs/<experiment>")
     groups: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((folder / "records").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in finished(folder):
         groups.setdefault(f"{record['method']}-{record['model']}-{record['seed']}", []).append(record)
     if not groups:
         raise InputError(f"{folder}: no finished run in records/*.json")
@@ -153,10 +150,10 @@ def _sha(text: str) -> str:
 
 def main() -> None:
     with one_clear_line():
-        if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-            print(__doc__)
+        folder = experiment_folder(__doc__)
+        if folder is None:
             return
-        written = export(Path(sys.argv[1]))
+        written = export(folder)
     print(f"{len(written)} result files in {written[0].parent.parent}")
 
 

@@ -25,7 +25,7 @@ from adaptbench.models.backbone import load
 from adaptbench.runner import prepare_cell
 from adaptbench.scoring.evaluate import evaluate, readings
 from experiments.bill_text import size
-from experiments.commandline import CONF, REPOSITORY, one_clear_line, program_arguments, take_option
+from experiments.commandline import CONF, REPOSITORY, check_options, one_clear_line, program_arguments, take_option
 
 STEPS, PROMPTS = 3, 8
 Found = dict[str, object]
@@ -36,6 +36,7 @@ def main() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(__doc__)
             return
+        check_options(sys.argv[1:])
         style, rest = take_option(sys.argv[1:], "format", ("table", "json"))
         phase, rest = take_option(rest, "phase", ("both", "adapt", "predict"))
         found = [measure(rest, phase)] if phase != "both" else [_in_fresh_process(rest, one) for one in PHASES]

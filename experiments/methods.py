@@ -1,11 +1,13 @@
 """Write docs/methods.md, the table of all methods, from the code: `python -m experiments.methods`."""
 
-from pathlib import Path
+import sys
 
+from adaptbench.errors import InputError
 from adaptbench.methods.base import Method, PeftMethod
+from experiments.commandline import REPOSITORY, one_clear_line
 from experiments.parameters import configurations
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = REPOSITORY / "docs" / "methods.md"
 
 HEAD = """# Methods
 
@@ -45,7 +47,16 @@ def _mark(true: bool) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(page(), encoding="utf-8")
+    with one_clear_line():
+        given = sys.argv[1:]
+        if {"-h", "--help"} & set(given):
+            print(__doc__)
+            return
+        if given:
+            raise InputError(f"{given[0]!r}: expected no arguments")
+        if not PAGE.is_file():
+            raise InputError(f"{PAGE}: not here; this program works in a checkout of the repository")
+        PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)
 
 

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from adaptbench.config import Config, register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, meta_backbone
-from experiments.commandline import CONF, one_clear_line, take_option
+from experiments.commandline import CONF, check_options, one_clear_line, take_option
 
 PUBLISHED = Path(__file__).parents[1] / "analysis" / "published" / "tfew.csv"
 PAPERS_NAME = {  # the configurations that are the paper's released ones -> their names in the paper's tables
@@ -114,10 +114,11 @@ def findings(found: list[Row]) -> list[str]:
 
 def main() -> None:
     with one_clear_line():
-        style, overrides = take_option(sys.argv[1:], "format", ("table", "json"))
-        if {"-h", "--help"} & set(overrides):
+        if {"-h", "--help"} & set(sys.argv[1:]):
             print(__doc__)
             return
+        check_options(sys.argv[1:])
+        style, overrides = take_option(sys.argv[1:], "format", ("table", "json"))
         found = rows(overrides)
     if style == "json":
         print(json.dumps(found, indent=1))

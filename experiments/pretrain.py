@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import transformers
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, T5ForConditionalGeneration
@@ -44,10 +44,10 @@ from adaptbench.microworld import corpus, world
 from adaptbench.microworld.models import gpt_model, t5_model
 from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
 from adaptbench.models.backbone import Backbone, load, load_backbone
-from adaptbench.preflight import check_output
+from adaptbench.preflight import bytes_of_a_run, check_output
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm
-from experiments.commandline import CONF, check_kinds, one_clear_line
+from experiments.commandline import CONF, check_kinds, check_options, one_clear_line
 from experiments.mixture import composed
 
 Loss = Callable[[DictConfig, int], Tensor]  # (stage, step) -> a scalar
@@ -258,6 +258,8 @@ def cpu_name() -> str:
 
 def pretrain(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
+    if not isinstance(cfg.models, ListConfig):
+        raise InputError(f"models={cfg.models!r}: expected a list, such as [micro_gpt_s]")
     known = [name for name, recipe in cfg.items() if isinstance(recipe, DictConfig) and "stages" in recipe]
     unknown = [name for name in cfg.models if name not in known]
     if unknown:
@@ -279,9 +281,21 @@ def _check(cfg: DictConfig) -> None:
     shipped = [name for name in cfg.models if not cfg[name].get("output")]
     if shipped and cfg.output == default["output"] and not Path(cfg.output).is_dir():
         raise InputError(f"output={cfg.output!r}: not here; say where {', '.join(shipped)} should go: output=<folder>")
-    for name in cfg.models:
+    for position, name in enumerate(cfg.models):
         check_output(folder_of(name, cfg), f"output of {name}")
+        if position:  # the first one is about to find out by itself
+            _check_start(name, cfg, cfg.models[:position])
     check_output(Path(cfg.checkpoints), "checkpoints")
+
+
+def _check_start(name: str, cfg: DictConfig, before: list[str]) -> None:
+    """What a model continues from is there, or will be once those before it are trained."""
+    recipe = cfg[name]
+    if recipe.kind == "ia3_on_mixture":
+        config, _ = composed(recipe)
+        bytes_of_a_run(config)
+    elif recipe.get("start") and recipe.start not in before:
+        finished(recipe.start, cfg)
 
 
 def main() -> None:
@@ -291,6 +305,7 @@ def main() -> None:
             print(f"{__doc__}\nEverything that can be set, with its defaults:\n")
             print((Path(CONF) / "pretrain.yaml").read_text())
             return
+        check_options(sys.argv[1:])
         pretrain(compose("pretrain", overrides=sys.argv[1:]))
 
 

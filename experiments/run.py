@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from adaptbench.config import register_schemas
 from experiments.cells import failed, priced, refused, run_composed
-from experiments.commandline import CONF, one_clear_line, program_arguments
+from experiments.commandline import CONF, check_hydra_options, one_clear_line, program_arguments
 from experiments.dry_run import report
 
 
@@ -18,8 +18,9 @@ def run(composed: DictConfig) -> None:
 
 def main() -> None:
     register_schemas()
-    sys.argv[1:] = program_arguments(sys.argv[1:])
     with one_clear_line():
+        sys.argv[1:] = program_arguments(sys.argv[1:])
+        check_hydra_options(sys.argv[1:])
         run()
         if refused:
             raise refused[0]

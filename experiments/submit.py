@@ -5,8 +5,6 @@ For every method, model and seed that has answered some of the tasks it writes
 of the leaderboard's own template repository, and says which tasks are missing or were evaluated on a part of the rows.
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pandas as pd
 from adaptbench.errors import InputError
 from adaptbench.scoring.metrics import predicted
 from experiments.commandline import CONF, one_clear_line
+from experiments.finished import experiment_folder, finished
 
 PREFIX = "raft_"
 TASKS = tuple(sorted(path.stem.removeprefix(PREFIX) for path in (Path(CONF) / "dataset").glob(f"{PREFIX}*.yaml")))
@@ -24,10 +23,9 @@ def submit(folder: Path) -> dict[Path, list[str]]:
     """Write what the records of an experiment can answer: submission folder -> what it lacks.
 
     Raises:
-        InputError: no such folder, or no record of a RAFT task in it.
+        InputError: no record of a RAFT task, or a file that is not what it should be.
     """
-    records = [json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))]
-    records = [record for record in records if record["dataset"].startswith(PREFIX)]
+    records = [record for record in finished(folder) if record["dataset"].startswith(PREFIX)]
     if not records:
         raise InputError(f"{folder}: no records of RAFT tasks (run `python -m experiments.run experiment=raft` first)")
     lacks: dict[Path, list[str]] = {}
@@ -60,12 +58,9 @@ def predictions(folder: Path, record: dict[str, Any]) -> pd.DataFrame:
 
 def main() -> None:
     with one_clear_line():
-        if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-            print(__doc__)
+        folder = experiment_folder(__doc__)
+        if folder is None:
             return
-        folder = Path(sys.argv[1])
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder, expected outputs/<experiment>")
         found = submit(folder)
     for target, missing in found.items():
         print(target, "complete" if not missing else f"INCOMPLETE: {'; '.join(missing)}", sep=": ")

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -28,7 +29,17 @@ PROGRAMS = {  # subcommand -> the module whose main() it calls, and what it does
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a program; its own exit code ends the process, and an unknown name is one line and exit code 2."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `adaptbench cost ... | head` has read enough; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(given: list[str]) -> None:
     name, rest = (given[0], given[1:]) if given else ("--help", [])
     if name in ("-h", "--help"):
         print(overview())

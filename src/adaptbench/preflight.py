@@ -21,12 +21,12 @@ from adaptbench.errors import InputError
 from adaptbench.models.at_hand import check_at_hand
 from adaptbench.models.backbone import (
     Backbone,
-    check_loadable,
     load_config,
     meta_backbone,
     pick_device,
     resolve_path,
 )
+from adaptbench.models.checks import check_loadable
 from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
 from adaptbench.tracking import check_tracking
@@ -54,7 +54,7 @@ def preflight(config: Config, waiting: int) -> int:
         if problem := config.method.missing():
             raise InputError(problem)
         _output(config.output, os.getcwd())
-        one = _size_of_a_run(config)
+        one = bytes_of_a_run(config)
         check_room(Path(config.output), one * (waiting if config.keep_adapters else 1), "output")
         kept = one * waiting if config.keep_adapters else 0
     if multiprocessing.parent_process() is None:  # a worker's parent has tried; an outage later must cost no result
@@ -94,16 +94,24 @@ def check_room(folder: Path, needed: int, setting: str) -> None:
     usage = shutil.disk_usage(_nearest(folder))
     if usage.total and usage.free < needed:  # some file systems do not say, and have a total of zero
         raise InputError(
-            f"{setting}={str(folder)!r}: what these runs store takes {needed / 1e9:.1f} GB, and "
-            f"{usage.free / 1e9:.1f} GB are free; keep_adapters=false keeps no adapter"
+            f"{setting}={str(folder)!r}: what these runs store takes {needed / 1e6:,.0f} MB, and "
+            f"{usage.free / 1e6:,.0f} MB are free; keep_adapters=false keeps no adapter"
         )
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself where it exists, else its nearest ancestor that does."""
+    """The path itself where it exists, else its nearest ancestor that does.
+
+    Raises:
+        OSError: a name that the file system does not take.
+    """
     path = Path(os.path.abspath(path))
-    while not os.path.lexists(path) and path != path.parent:
-        path = path.parent
+    while path != path.parent:
+        try:
+            path.lstat()
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            path = path.parent
     return path
 
 
@@ -114,7 +122,7 @@ def _probe(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _size_of_a_run(config: Config) -> int:
+def bytes_of_a_run(config: Config) -> int:
     """Bytes that a run of the cell's method stores on its model, for which both are put together without weights.
 
     Raises:

@@ -218,17 +218,6 @@ def test_a_broken_archive_is_one_line(tmp_path, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_the_worth_of_wording_is_a_table_where_every_template_was_scored(tmp_path):
-    for seed, high in ((0, 1.0), (1, 0.5), (2, 1.0)):
-        scores = {"plain": high, "question": 0.25, "claim": 0.5}
-        write_run(tmp_path, record(f"r{seed}", seed=seed, template="all", score_by_template=scores), np.ones(4))
-    table = tables.build_all(summarise(load(tmp_path)))["wording"]
-    (row,) = table.panels[0].rows
-    assert row[2:] == ["micro_rte", "3", "25.0", "50.0", "100.0", "75.0", "question", "plain"]
-    assert report.main([str(tmp_path)]) == 0
-    assert "Accuracy by template" in (tmp_path / "report.html").read_text()
-
-
 def test_merged_predictions_have_a_column(tmp_path):
     write_run(tmp_path, record("a", **{"flops.predict.merged": 1.5e8}), np.ones(4))
     write_run(tmp_path, record("b", method="prefix", **{"flops.predict.merged": None}), np.ones(4))

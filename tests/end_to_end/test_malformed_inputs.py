@@ -311,3 +311,29 @@ def test_the_good_input_of_these_tests_is_good(call, capsys):
     assert set(every["score_by_template"]) == {"plain", "question", "labelled"}
     assert every["n_eval"] == 1
     assert every["score"] == pytest.approx(sum(one["score"] for one in every["score_by_template"].values()) / 3)
+
+
+def test_bad_rows_are_left_out_and_named_in_the_record(call):
+    """A line that is no JSON, a label of another set and a null; the run is that of the file without them."""
+    bad = '{"text": \n' + jsonl({"text": "a", "label": 2}, {"text": None, "label": "bad"})
+    assert run(call, {"eval.jsonl": bad + jsonl(*GOOD)}, ("dataset.skip_bad_rows=true", "output=some")) == 0
+    (path,) = Path("some/records").glob("*.json")
+    record = json.loads(path.read_text())
+    assert (record["n_skipped"], record["n_eval"]) == (3, 8)
+    places = [text.split(":")[0] for text in record["provenance.skipped_rows"]]
+    assert places == ["eval.jsonl, line 1", "eval.jsonl, row 1", "eval.jsonl, row 2"]
+    assert run(call, {}, ("output=all",)) == 0
+    (whole,) = Path("all/records").glob("*.json")
+    every = json.loads(whole.read_text())
+    assert (every["n_skipped"], every["provenance.skipped_rows"]) == (0, [])
+    assert (every["run_id"], every["score"]) == (record["run_id"], record["score"])
+
+
+def test_labels_of_any_name_reach_every_cell_of_a_sweep(call):
+    rows = [{"text": f"row {i}", "label": (1, 'schön, "gut"')[i % 2]} for i in range(8)]
+    Path("rows.jsonl").write_text(jsonl(*rows))
+    own = ("dataset.train=rows.jsonl", "dataset.evaluation=rows.jsonl", "dataset.labels={1: 0, 'schön, \"gut\"': 1}")
+    assert call("-m", "dataset=files", *own, "dataset.shots=4", "seeds=[0]", "method=zero_shot", "limit=2,3") == 0
+    found = [json.loads(path.read_text()) for path in Path("outputs/default/records").glob("*.json")]
+    assert sorted(one["n_eval"] for one in found) == [2, 3]
+    assert found[0]["provenance.config"]["dataset"]["labels"] == {"1": 0, 'schön, "gut"': 1}

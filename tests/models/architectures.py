@@ -4,12 +4,16 @@ Weights are drawn anew at a lively scale: as transformers draws them, attention 
 and a wrong mask or position would change scores by less than rounding does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+
+from adaptbench.data.templates import Prompt
+from adaptbench.methods.base import Adaptation
+from adaptbench.scoring.evaluate import all_readings, evaluate
 
 WINDOW = 6  # tokens: fewer than any prompt has
 
@@ -233,3 +237,31 @@ def enliven(model: torch.nn.Module) -> None:
             parameter.copy_(torch.randn_like(parameter))
         else:
             parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+
+
+def own_log_likelihood(model: Any, source: Sequence[int], choice: Sequence[int], virtual: Sequence[int] = ()) -> float:
+    """log p(choice | source) by transformers alone: one row, no padding, no mask or position given.
+
+    Args:
+        virtual: what an encoder-decoder's decoder reads before its start token.
+    """
+    if model.config.is_encoder_decoder:
+        read = [*virtual, model.config.decoder_start_token_id, *choice[:-1]]
+        logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([read]), use_cache=False).logits
+    else:
+        logits = model(input_ids=torch.tensor([[*source, *choice[:-1]]]), use_cache=False).logits
+    log_p = logits[0, -len(choice) :].double().log_softmax(-1)
+    return log_p[range(len(choice)), list(choice)].sum().item()
+
+
+@torch.no_grad()
+def largest_difference(model: Any, adaptation: Adaptation, prompts: Sequence[Prompt], batch_size: int = 4) -> float:
+    """Nats between what this program scores in batches and what transformers makes of every row alone."""
+    worst = 0.0
+    read, scores = all_readings(adaptation, prompts), evaluate(adaptation, prompts, batch_size)
+    for run in range(len(adaptation.seeds)):
+        for reading, score in zip(read[run], scores[run], strict=True):
+            own = [own_log_likelihood(model, reading.encoded.source, choice) for choice in reading.encoded.choices]
+            gaps = [abs(a - b) for a, b in zip(own, score.log_likelihoods, strict=True)]
+            worst = max(worst, *gaps)
+    return worst

@@ -31,7 +31,7 @@ class Bill:
     flops_predict_paper: float
     memory_adapt: Memory | None
     memory_predict: Memory
-    kv_cache: int
+    kv_cache: int | None  # null where nobody knows where the model keeps keys and values
     flops_predict_merged: float | None = None  # with what was learned folded into the weights, where that is possible
 
 
@@ -110,10 +110,12 @@ class CostLedger:
     def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
         return formula(self._total_parameters, self._is_encoder_decoder, tokens)
 
-    def _kv_cache(self, adaptation: Adaptation, tokens: int) -> int:
+    def _kv_cache(self, adaptation: Adaptation, tokens: int) -> int | None:
         """What sharing the demonstrations' keys and values would keep; a bidirectional encoder cannot share them."""
         if not tokens or self._is_encoder_decoder:
             return 0
+        if not adaptation.backbone.has_anatomy:
+            return None
         return kv_cache_bytes(adaptation.backbone.anatomy, tokens, adaptation.backbone.dtype)
 
 

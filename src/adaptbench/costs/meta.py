@@ -1,12 +1,17 @@
-"""Steps without storage: the real code on the meta device, so that any model can be priced on any machine."""
+"""Steps without storage: the real code on the meta device, so that any model can be priced on any machine.
 
-from collections.abc import Iterator
+What computes with values (some of PEFT's tuners) has none there and is counted on the real model, with attention as
+plain matrix products like those of the meta device: the counts are the same.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods.base import Adaptation, Method
@@ -18,6 +23,8 @@ from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
 if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
 
+META = torch.device("meta")
+
 
 @dataclass
 class MetaRun:
@@ -28,8 +35,7 @@ class MetaRun:
 
     @classmethod
     def of(cls, method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "MetaRun":
-        meta = backbone if backbone.device.type == "meta" else backbone.on_meta()
-        return cls(method.prepare(meta, seeds=[0]), recipe)
+        return cls(method.prepare_to_count(backbone), recipe)
 
     def merged(self, method: Method) -> "MetaRun | None":
         """The same run with what it learned folded into the weights, where the method can."""
@@ -39,14 +45,19 @@ class MetaRun:
 
     def predict(self, shape: Shape) -> Tensor:
         """Score the choices of a batch of this shape."""
-        served = self.adaptation.folded()
-        with torch.inference_mode(), served.attached():
-            return token_log_probabilities(self.adaptation.backbone, meta_batch(shape))
+        served, backbone = self.adaptation.folded(), self.adaptation.backbone
+        with (
+            torch.inference_mode(),
+            _frozen(self.adaptation.parameters),
+            sdpa_kernel(SDPBackend.MATH),
+            served.attached(),
+        ):
+            return token_log_probabilities(backbone, meta_batch(shape, backbone.device))
 
     def forward_backward(self, shape: Shape) -> None:
         """The loss of a batch of this shape and its gradients."""
-        batch = meta_batch(shape)
-        with self.adaptation.attached(), _training(self.adaptation.backbone.model):
+        batch = meta_batch(shape, self.adaptation.backbone.device)
+        with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone.model):
             log_p = token_log_probabilities(self.adaptation.backbone, batch)
             loss = per_run_loss(self.recipe.losses, log_p, batch.target_mask, batch.label, runs=1)
             loss.sum().backward()
@@ -56,17 +67,30 @@ class MetaRun:
         return RunOptimizer(self.adaptation.parameters, update, 1, self.adaptation.delta is not None)
 
     def optimizer_step(self, optimizer: RunOptimizer) -> None:
-        alive = torch.ones(1, dtype=torch.bool, device="meta")
+        alive = torch.ones(1, dtype=torch.bool, device=self.adaptation.backbone.device)
         optimizer.step(1e-3, self.recipe.clip_norm, alive)
 
 
-def meta_batch(shape: Shape) -> Batch:
-    """A batch of this shape, without contents."""
-    with torch.device("meta"):
+def meta_batch(shape: Shape, device: torch.device = META) -> Batch:
+    """A batch of this shape, without contents unless a real device is named: then full of the first word."""
+    with device:
         source = torch.zeros(shape.rows, shape.source, dtype=torch.long)
         targets = torch.zeros(shape.rows, shape.choices, shape.target, dtype=torch.long)
         label = torch.zeros(shape.rows, dtype=torch.long)
-        return Batch(source, source.bool(), targets, targets.bool(), label)
+        return Batch(source, source == 0, targets, targets == 0, label)
+
+
+@contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Without gradients to follow: the counter of FLOPs asks parameters that modules are called with for theirs."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

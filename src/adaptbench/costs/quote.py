@@ -19,7 +19,8 @@ from adaptbench.costs.storage import stored_bytes
 from adaptbench.data.batching import Shape
 from adaptbench.methods.base import Method
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import Backbone, positions
+from adaptbench.models.backbone import Backbone
+from adaptbench.models.checks import positions
 
 if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
@@ -141,7 +142,7 @@ class Cell:
     @property
     def shares(self) -> bool:
         """Its demonstrations can be read once for all predictions."""
-        return bool(self.context) and self.plan.shareable and not self.backbone.is_encoder_decoder
+        return bool(self.context) and self.plan.shareable and self.backbone.shares_demonstrations
 
     @property
     def steps(self) -> int:

@@ -6,6 +6,7 @@ A label counts as it is written: `yes`, `true`, `1.0` and `01` are four names, a
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from adaptbench.errors import InputError
@@ -51,11 +52,18 @@ def _typed(text: str) -> list[tuple[str, Any]]:
             rest = inside[place:].strip()
             raise InputError(f"dataset.labels: {rest!r}: expected 'name: index' (names with , or {{ want quotes)")
         name, index = found[1], found[2]
-        name = name[1:-1] if name[0] in "\"'" else name
         whole = re.fullmatch(r"-?[0-9]+", index) is not None
-        pairs.append((re.sub(r"\\(.)", r"\1", name), int(index) if whole else index))
+        pairs.append((_unquoted(name), int(index) if whole else index))
         place = found.end()
     return pairs
+
+
+def _unquoted(name: str) -> str:
+    """A name without the quotes and backslashes it was typed with; double quotes are JSON's."""
+    if name.startswith('"'):
+        with suppress(json.JSONDecodeError):
+            return str(json.loads(name))
+    return re.sub(r"\\(.)", r"\1", name[1:-1] if name[0] in "\"'" else name)
 
 
 def shown_names(labels: Mapping[str, int]) -> dict[str, int]:
@@ -81,7 +89,7 @@ def label_index(labels: Mapping[str, int], value: Any) -> int:
         raise ValueError(f"label {shown}: expected {', '.join(list(labels)[:SHOWN])}{more}")
     if re.fullmatch(r"0|[1-9][0-9]*", text) and not isinstance(value, float):
         return int(text)
-    raise ValueError(f"label {shown}: expected an integer from 0 (dataset.labels declares other names)")
+    raise ValueError(f"label {shown}: expected an integer from 0, or a name that dataset.labels declares")
 
 
 def written(value: Any) -> str:

@@ -30,7 +30,7 @@ def load_task(config: DatasetConfig) -> TaskData:
     if config.source not in ("files", "hub"):
         raise InputError(f"dataset.source={config.source!r}: expected microworld, files or hub")
     _check(config)
-    templates = _templates(config)
+    templates = _templates(config) if config.skip_bad_rows else []  # they decide which rows are bad
     draws, skipped = _draws(config, templates)
     assert config.evaluation is not None
     train: list[Example] = []
@@ -43,7 +43,7 @@ def load_task(config: DatasetConfig) -> TaskData:
         shots=config.shots or 0,
         train=train,
         evaluation=evaluation,
-        templates=templates,
+        templates=templates or _templates(config),
         metric=config.metric,
         draws=draws,
         sampling=config.sampling,
@@ -157,6 +157,11 @@ def _own(config: DatasetConfig, name: str, entry: dict[str, str], label_names: t
     if set(entry) != {"jinja", "answer_choices"}:
         found = ", ".join(sorted(entry)) or "nothing"
         raise InputError(f"dataset.templates.{name}: expected jinja and answer_choices, found {found}")
+    if not label_names and "label_names" in entry["jinja"] + entry["answer_choices"]:
+        raise InputError(
+            f"dataset.templates.{name} uses label_names: dataset.labels must declare the labels as the files write "
+            "them, such as {bad: 0, good: 1}"
+        )
     return Template(config.name, name, entry["jinja"], entry["answer_choices"], label_names, config.answer_delimiter)
 
 

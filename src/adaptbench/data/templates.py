@@ -38,7 +38,14 @@ class _Null:
     """Null in a row, as a template sees it: false, equal to none, and an error where it would be shown."""
 
     def __init__(self, field: str, what: str = "null"):
-        self._message = f"the field {field!r} is {what}, and the template shows it"
+        self._field, self._what = field, what
+
+    @property
+    def _unshown(self) -> _Unshown:
+        return _Unshown(f"the field {self._field!r} is {self._what}, and the template shows it")
+
+    def __getitem__(self, inside: object) -> "_Null":
+        return _Null(f"{self._field}.{inside}", self._what)
 
     def __bool__(self) -> bool:
         return False
@@ -49,10 +56,10 @@ class _Null:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        raise _Unshown(self._message)
+        raise self._unshown
 
     def __iter__(self) -> Any:
-        raise _Unshown(self._message)
+        raise self._unshown
 
     __repr__ = __str__  # as part of a list, too
 
@@ -167,7 +174,9 @@ class Template:
             if any(isinstance(one.value, int | float) for one in plus.find_all(jinja2.nodes.Const))
         ]
         steering += [one.arg for one in syntax.find_all(jinja2.nodes.Getitem)]
-        return frozenset(name.name for part in steering for name in part.find_all(jinja2.nodes.Name))
+        names = [one for one in steering if isinstance(one, jinja2.nodes.Name)]  # find_all looks below a node alone
+        names += [name for part in steering for name in part.find_all(jinja2.nodes.Name)]
+        return frozenset(name.name for name in names) - {"label"}
 
     @cached_property
     def _compiled(self) -> tuple[jinja2.Template, jinja2.Template]:

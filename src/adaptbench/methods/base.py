@@ -154,6 +154,10 @@ class Method:
         """The untrained adaptation. On a meta backbone it has no storage: for counting."""
         raise NotImplementedError
 
+    def prepare_to_count(self, backbone: Backbone) -> Adaptation:
+        """The untrained adaptation of one run, on which steps are counted: without storage where that is possible."""
+        return self.prepare(backbone.to_count(), seeds=[0])
+
     def adapt(
         self,
         backbone: Backbone,

@@ -21,7 +21,14 @@ from torch import nn
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
 from adaptbench.methods.peft_trial import check_by_trial
-from adaptbench.methods.peft_tuners import LOOK_UP_WORDS, NEED_TASK, READ_VALUES, check_tuner, check_tuner_on
+from adaptbench.methods.peft_tuners import (
+    LOOK_UP_WORDS,
+    NEED_TASK,
+    READ_VALUES,
+    check_tuner,
+    check_tuner_on,
+    check_values,
+)
 from adaptbench.methods.tensor_files import one_line
 from adaptbench.models.backbone import Backbone
 
@@ -40,7 +47,8 @@ class HuggingFacePeft(TrainedMethod):
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        check_tuner(self.peft_type, self.arguments, self._config(task_type="CAUSAL_LM"))
+        check_tuner(self.peft_type, self.arguments)
+        self._config()
 
     def check_model(self, backbone: Backbone) -> None:
         check_tuner_on(self.peft_type, backbone.is_encoder_decoder, backbone.name)
@@ -53,12 +61,13 @@ class HuggingFacePeft(TrainedMethod):
         """
         if len(seeds) != 1:
             raise ValueError("PEFT trains one run at a time")
+        self.check()
         self.check_model(backbone)
         named = f"method.peft_type={self.peft_type!r}"
         if backbone.device.type == "meta" and self.peft_type in READ_VALUES:
             reason = NotImplementedError("a model on the meta device has none")
             raise InputError(f"{named}: reads values, and can be counted only with the model's weights") from reason
-        config = self._config(task_type="SEQ_2_SEQ_LM" if backbone.is_encoder_decoder else "CAUSAL_LM")
+        config = self._config("SEQ_2_SEQ_LM" if backbone.is_encoder_decoder else "CAUSAL_LM")
         model = copy.deepcopy(backbone.model)
         with torch.random.fork_rng(), torch.device(backbone.device):
             torch.manual_seed(seeds[0])
@@ -97,16 +106,18 @@ class HuggingFacePeft(TrainedMethod):
         (folder / "README.md").unlink(missing_ok=True)
         return sum(file.stat().st_size for file in folder.iterdir())
 
-    def _config(self, **more: Any) -> Any:
+    def _config(self, task: str = "CAUSAL_LM") -> Any:
         peft = _peft()
         classes = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
         known = {str(getattr(kind, "value", kind)): config for kind, config in classes.items()}
         if self.peft_type not in known:
             raise InputError(f"method.peft_type={self.peft_type!r}: expected one of {', '.join(sorted(known))}")
         try:
-            return known[self.peft_type](**{**more, **copy.deepcopy(self.arguments)})
+            config = known[self.peft_type](**{"task_type": task, **copy.deepcopy(self.arguments)})
         except Exception as error:  # of PEFT's own checks
             raise InputError(f"method.arguments={self.arguments}: {one_line(error)}") from error
+        check_values(self.peft_type, config)
+        return config
 
 
 def _the_only_task(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

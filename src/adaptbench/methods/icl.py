@@ -102,6 +102,8 @@ class InContextLearning(Method):
             raise InputError(
                 "method.cached=true: an encoder that looks both ways cannot share its demonstrations' keys"
             )
+        if self.cached:
+            backbone.anatomy.prefixed("method.cached=true")
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
         return Adaptation(backbone, seeds, contexts=[Contexts(shared=self.cached) for _ in seeds])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from adaptbench.errors import InputError
+from adaptbench.methods.tensor_files import shown
 
 # A task's index for every row: a run has one task.
 NEED_TASK = {"MULTITASK_PROMPT_TUNING", "POLY"}
@@ -16,7 +17,7 @@ NEED_TASK = {"MULTITASK_PROMPT_TUNING", "POLY"}
 LOOK_UP_WORDS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT"}
 # They read values of weights while they attach, or of their own parameters in a forward pass: without storage they
 # cannot be counted.
-READ_VALUES = {"BOFT", "FROD", "SHIRA", "UNILORA", "VBLORA", "WAVEFT"}
+READ_VALUES = {"BOFT", "CPT", "FROD", "POLY", "SHIRA", "UNILORA", "VBLORA", "WAVEFT"}
 
 _REFUSED = {
     "ADALORA": "it moves ranks between modules by calls in PEFT's training loops (update_and_allocate), which are not "
@@ -33,10 +34,6 @@ _OTHER_START = "PEFT computes that start from data or from quantised weights by 
 _OTHER_LOSS = "it adds a loss of its own, which is not trained on here"
 
 
-def _given(value: Any) -> bool:
-    return bool(value)
-
-
 def _data_driven(value: Any) -> bool:
     return isinstance(value, str) and value.lower() in ("eva", "corda", "loftq", "lora_ga")
 
@@ -44,35 +41,39 @@ def _data_driven(value: Any) -> bool:
 # Tuner, argument, whether its value is refused, why.
 _REFUSED_VALUES: tuple[tuple[str, str, Callable[[Any], bool], str], ...] = (
     ("LORA", "init_lora_weights", _data_driven, _OTHER_START),
-    ("LORA", "kasa_config", _given, _OTHER_LOSS),
-    ("LORA", "monteclora_config", _given, _OTHER_LOSS),
-    ("LORA", "arrow_config", _given, "it routes among adapters that were trained before"),
-    ("LORA", "velora_config", _given, "a row's gradient depends on the rows beside it"),
-    ("LORA", "alora_invocation_tokens", _given, "it sets in where a row has them, and bills know lengths only"),
-    ("ADAMSS", "use_asa", _given, "it prunes by calls in PEFT's training loops, which are not made here"),
+    ("LORA", "kasa_config", bool, _OTHER_LOSS),
+    ("LORA", "monteclora_config", bool, _OTHER_LOSS),
+    ("LORA", "arrow_config", bool, "it routes among adapters that were trained before"),
+    ("LORA", "velora_config", bool, "a row's gradient depends on the rows beside it"),
+    ("LORA", "alora_invocation_tokens", bool, "it sets in where a row has them, and bills know lengths only"),
+    ("ADAMSS", "use_asa", bool, "it prunes by calls in PEFT's training loops, which are not made here"),
     ("CPT", "opt_weighted_loss_type", lambda value: value != "none", _OTHER_LOSS),
-    ("PVERA", "sample_at_inference", _given, "scores would be random"),
-    ("SHADOW", "auxiliary_loss_weight", _given, f"{_OTHER_LOSS}; expected 0"),
+    ("PVERA", "sample_at_inference", bool, "scores would be random"),
+    ("SHADOW", "auxiliary_loss_weight", bool, f"{_OTHER_LOSS}; expected 0"),
 )
 
 
-def check_tuner(peft_type: str, arguments: Mapping[str, Any], config: Any) -> None:
-    """Find fault with a tuner or an argument of it.
-
-    Args:
-        config: PEFT's configuration made of them, with its defaults.
+def check_tuner(peft_type: str, arguments: Mapping[str, Any]) -> None:
+    """Find fault with a tuner, and with the names of arguments.
 
     Raises:
-        InputError: it cannot be trained or scored here; says why.
+        InputError: it cannot be trained or scored here, or an argument is not the user's to set; says why.
     """
     if peft_type in _REFUSED:
         raise InputError(f"method.peft_type={peft_type!r}: {_REFUSED[peft_type]}")
-    for name in arguments.keys() & _SET_HERE.keys():
-        raise InputError(f"method.arguments.{name}={arguments[name]!r}: leave it out, {_SET_HERE[name]}")
+    for name in sorted(arguments.keys() & _SET_HERE.keys()):
+        raise InputError(f"method.arguments.{name}={shown(arguments[name])}: leave it out, {_SET_HERE[name]}")
+
+
+def check_values(peft_type: str, config: Any) -> None:
+    """Find fault with the values of PEFT's configuration, its defaults among them.
+
+    Raises:
+        InputError: the tuner cannot be trained or scored here with one; says why.
+    """
     for tuner, name, refused, why in _REFUSED_VALUES:
         if tuner == peft_type and refused(value := getattr(config, name, None)):
-            shown = " ".join(repr(arguments.get(name, value)).split())[:100]
-            raise InputError(f"method.arguments.{name}={shown}: {peft_type} with it cannot be had here: {why}")
+            raise InputError(f"method.arguments.{name}={shown(value)}: {peft_type} with it cannot be had here: {why}")
 
 
 def check_tuner_on(peft_type: str, is_encoder_decoder: bool, named: str) -> None:

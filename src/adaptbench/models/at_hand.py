@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import safe_open
@@ -28,9 +29,10 @@ def check_at_hand(source: str, commit: str | None, named: str) -> None:
     """
     local = Path(source).is_dir()
     try:
-        AutoTokenizer.from_pretrained(source, **({"revision": commit} if commit and not local else {}))
+        tokenizer = AutoTokenizer.from_pretrained(source, **({"revision": commit} if commit and not local else {}))
     except Exception as error:
         raise InputError(f"{named}: no tokenizer that can be loaded: {_line(error)}") from error
+    check_vocabulary(tokenizer, named)
     folder = Path(source) if local else _in_cache(source, commit)
     if folder is not None and _has_weights([file.name for file in folder.iterdir()]):
         if problem := _fault(folder):
@@ -39,6 +41,21 @@ def check_at_hand(source: str, commit: str | None, named: str) -> None:
         raise InputError(f"{named}: no weights in this folder, expected one of {', '.join(WEIGHTS)}")
     else:
         _check_hub(source, commit, named)
+
+
+def check_vocabulary(tokenizer: Any, named: str) -> None:
+    """Refuse a tokenizer that knows nothing but its special tokens.
+
+    Where the files of a tokenizer are not there, transformers makes up an empty one of some kinds (GPT-2's, T5's), for
+    which every text is the same.
+
+    Raises:
+        InputError: says which files are missing.
+    """
+    if len(tokenizer) - len(set(tokenizer.all_special_tokens)) < 2:  # T5's empty one still knows the blank
+        raise InputError(
+            f"{named}: its tokenizer has no vocabulary, expected tokenizer.json or the files it is made of"
+        )
 
 
 def _in_cache(repository: str, commit: str | None) -> Path | None:

@@ -12,7 +12,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
@@ -22,19 +21,19 @@ from transformers.utils import logging as hf_logging
 
 from adaptbench.errors import InputError
 from adaptbench.models.anatomy import (
-    ENCODERS_ONLY,
     Anatomy,
     anatomy_of,
     calls_attention_function,
-    check_parts,
     has_anatomy,
     packs_choices,
 )
+from adaptbench.models.at_hand import check_vocabulary
 from adaptbench.models.attention import IMPLEMENTATION
+from adaptbench.models.checks import check_loadable, positions
 from adaptbench.models.experts import COUNTED
 from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
-from adaptbench.models.trial import check_by_trial
+from adaptbench.models.trial import check_by_trial, runs_without_storage
 
 if TYPE_CHECKING:
     from adaptbench.config import ModelConfig
@@ -68,7 +67,17 @@ class Backbone:
         Raises:
             InputError: its architecture has no entry in `models/anatomy.py`.
         """
-        return anatomy_of(self.model)
+        return anatomy_of(self.model, f"model={self.name}")
+
+    @property
+    def has_anatomy(self) -> bool:
+        """Whether it is known where its parts are."""
+        return has_anatomy(self.model.config)
+
+    @property
+    def shares_demonstrations(self) -> bool:
+        """Keys and values of demonstrations, read once, can serve all prompts that follow them."""
+        return not self.is_encoder_decoder and calls_attention_function(self.model.config)
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -86,6 +95,16 @@ class Backbone:
         """The same architecture without storage: for counting what a step costs."""
         model = from_config(self.model.config, self.dtype)
         return replace(self, model=model, device=torch.device("meta"))
+
+    def to_count(self) -> "Backbone":
+        """The same without storage; or itself, where the architecture's code asks what tensors contain."""
+        if self.device.type == "meta":
+            return self
+        with suppress(Exception):  # whatever code that no test here knows may raise without contents
+            meta = self.on_meta()
+            if self.has_anatomy or runs_without_storage(meta.model):
+                return meta
+        return self
 
     def unfrozen_copy(self) -> "Backbone":
         """A deep copy whose every parameter is trainable (full fine-tuning)."""
@@ -142,12 +161,13 @@ def load_backbone(
     target = torch.device(pick_device(device))
     placing = placement(device_map, quantization, getattr(torch, dtype), target)
     hf_logging.disable_progress_bar()
-    options = {"dtype": getattr(torch, dtype), **_attention(config), **placing, **pinned}
+    options = {"dtype": getattr(torch, dtype), **_attention(config), **_whole(config), **placing, **pinned}
     try:
         model = auto.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
     except Exception as error:
         raise _cannot_load(path, error) from error
+    check_vocabulary(tokenizer, f"model.path={path!r}")
     if config.is_encoder_decoder:
         model.config.decoder_start_token_id = config.decoder_start_token_id
     model.requires_grad_(False).eval()
@@ -172,30 +192,15 @@ def load_backbone(
     )
 
 
-def check_loadable(config: Any, path: str, dtype: str, max_length: int | None) -> None:
-    """Refuse what is known from config.json alone not to work with these settings.
-
-    Raises:
-        InputError: an architecture that cannot score answers (`check_scores`), fp16 for a T5, or a length beyond which
-            scores would depend on the batch.
-    """
-    if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
-        raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
-    check_architecture(config, f"model.path={path!r}")
-    if max_length and max_length > (rotary_limit(config) or max_length):
-        raise InputError(
-            f"model.max_length={max_length}: beyond {rotary_limit(config)} tokens the rotary frequencies of this model "
-            "are those of the longest row of a batch, so scores would depend on the batch"
-        )
-
-
 def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A frozen model without storage, from its configuration alone (any size, no weights)."""
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    config = copy.deepcopy(config)
+    for name, value in _whole(config).items():
+        setattr(config, name, value)
+    attention = _attention(config) if has_anatomy(config) else {"attn_implementation": "eager"}  # the least that runs
     with torch.device("meta"):
-        model = auto.from_config(
-            copy.deepcopy(config), dtype=dtype, experts_implementation=COUNTED, **_attention(config)
-        )
+        model = auto.from_config(config, dtype=dtype, experts_implementation=COUNTED, **attention)
     return model.requires_grad_(False).eval()
 
 
@@ -204,6 +209,16 @@ def _attention(config: Any) -> dict[str, str]:
     if calls_attention_function(config):
         return {"attn_implementation": IMPLEMENTATION}
     return {}
+
+
+def _whole(config: Any) -> dict[str, float]:
+    """Settings that leave no layer out while training (M2M-100 does by default).
+
+    LayerDrop regularises pre-training. Here it would skip layers for all fused runs at once, give what is attached to
+    them no gradient, and make the price of a step a matter of luck.
+    """
+    names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+    return {name: 0.0 for name in names if getattr(config, name, None)}
 
 
 def meta_backbone(
@@ -218,6 +233,8 @@ def meta_backbone(
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0  # any id costs the same
     model = from_config(config, getattr(torch, dtype))
+    if not has_anatomy(config) and not runs_without_storage(model):
+        raise InputError(f"model={name}: {config.model_type} runs only with contents, and is billed while it runs")
     packs = packs_choices(config)
     return Backbone(name, model, None, torch.device("meta"), getattr(torch, dtype), NO_LIMIT, packs_choices=packs)
 
@@ -261,70 +278,6 @@ def pick_device(device: str) -> str:
 def _own_limit(config: Any, tokenizer: Any) -> int:
     """Learned or rotary positions bound the length; T5's relative ones do not, its tokenizer's number is advice."""
     return positions(config) or min(tokenizer.model_max_length, NO_LIMIT)
-
-
-def positions(config: Any) -> int | None:
-    """How many positions a model has for its input; None where they do not bound it."""
-    text = config if config.is_encoder_decoder else config.get_text_config()
-    names = ["max_position_embeddings", "max_encoder_position_embeddings"]
-    if not config.is_encoder_decoder:  # T5's number is advice
-        names += ["n_positions", "max_seq_len"]
-    known = [limit for name in names if (limit := getattr(text, name, None))]
-    return min([*known, *([limit] if (limit := rotary_limit(config)) else [])], default=None)
-
-
-def rotary_limit(config: Any) -> int | None:
-    """Tokens beyond which LongRoPE (Phi-3's 128k variants) turns all rows of a batch by other frequencies."""
-    ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    limits = [
-        rope.get("original_max_position_embeddings")
-        for rope in (ropes, *ropes.values())
-        if isinstance(rope, dict) and rope.get("rope_type") == "longrope"
-    ]
-    return min(filter(None, limits), default=None)
-
-
-def check_architecture(config: Any, named: str, *, parts: bool = False, prefixes: bool = False) -> None:
-    """Refuse what is known from config.json alone not to work, before any weight is loaded.
-
-    Args:
-        named: the model, and the method where it needs something, for the message.
-        parts: the method attaches to parts of the model.
-        prefixes: it puts keys and values before those of attentions (prefix tuning, demonstrations read once).
-
-    Raises:
-        InputError: see `check_scores` and `check_parts`.
-    """
-    check_scores(config, named)
-    if parts or prefixes:
-        check_parts(config, named, prefixes)
-
-
-def check_scores(config: Any, named: str) -> None:
-    """Refuse an architecture that cannot score answers.
-
-    Raises:
-        InputError: it is an encoder, reads both ways, has no language model head, or answers that begin with nothing.
-    """
-    kind = config.model_type
-    if kind in ENCODERS_ONLY or (_masked(config) and not config.is_encoder_decoder and not config.is_decoder):
-        raise InputError(f"{named}: {kind} is an encoder and cannot score answers")
-    text = config.get_text_config()
-    if getattr(text, "use_bidirectional_attention", False) or getattr(text, "is_causal", True) is False:
-        raise InputError(f"{named}: this {kind} reads both ways (config.json says so) and cannot score answers")
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if type(config) not in auto._model_mapping:
-        raise InputError(f"{named}: transformers has no language model of type {kind} ({auto.__name__})")
-    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        raise InputError(
-            f"{named}: config.json has no decoder_start_token_id, the token that every answer of a {kind} follows "
-            "(T5: the padding token's id)"
-        )
-
-
-def _masked(config: Any) -> bool:
-    """It has a masked language model's head: without `is_decoder` it is an encoder."""
-    return type(config) in AutoModelForMaskedLM._model_mapping
 
 
 def _cannot_load(path: str, error: Exception) -> Exception:

@@ -124,13 +124,11 @@ class Anatomy:
             InputError: this model computes attention by itself.
         """
         if not self.takes_prefixes:
-            raise InputError(no_prefixes(self.model_type, named))
+            raise InputError(
+                f"{named}: {self.model_type} computes attention in its own code, where no keys and values can be put "
+                "before its own"
+            )
         return self.attentions
-
-
-def no_prefixes(model_type: str, named: str) -> str:
-    """Why nothing can be put before the keys and values of such a model."""
-    return f"{named}: {model_type} computes attention by itself, where no keys and values can be put before its own"
 
 
 def weight_matrix(linear: nn.Module) -> Tensor:

@@ -54,6 +54,18 @@ def check_by_trial(model: Any, tokenizer: Any, named: str) -> None:
         )
 
 
+@torch.inference_mode()
+def runs_without_storage(model: Any) -> bool:
+    """Whether a model on the meta device runs, given what scoring gives it: not where its code asks for contents."""
+    ids = torch.zeros(2, 8, dtype=torch.long, device="meta")
+    inputs = {"decoder_input_ids" if model.config.is_encoder_decoder else "attention_mask": ids}
+    try:
+        model(input_ids=ids, **inputs, use_cache=False)
+    except Exception:  # whatever a model of unknown code may raise
+        return False
+    return True
+
+
 def _log_p(model: Any, source: Tensor, mask: Tensor, read: Tensor) -> Tensor:
     """(N, T, V) of what is read left to right: the row itself, or (encoder-decoder) after a source."""
     if model.config.is_encoder_decoder:

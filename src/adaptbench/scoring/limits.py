@@ -1,4 +1,4 @@
-"""How large a pass may be: the logits of one run stay below `model.logits_limit`, and running out of memory is not fatal.
+"""How large a pass may be: the logits of a run stay below `model.logits_limit`; running out of memory is not fatal.
 
 Logits are what grows with the vocabulary: one number for every scored position and every word.
 """

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adaptbench.data.batching import Batch
-from adaptbench.models.attention import positions_known
+from adaptbench.models.attention import IMPLEMENTATION, positions_known
 from adaptbench.models.backbone import Backbone
 
 
@@ -81,7 +81,7 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
     places = torch.arange(source.shape[1], device=source.device)
     if backbone.is_encoder_decoder:
         read = _decoder_inputs(backbone, batch.targets).flatten(0, 1)
-        seen = _plain(places < tokens)
+        seen = _plain(places < tokens, backbone)
         logits = backbone.model(input_ids=source, attention_mask=seen, decoder_input_ids=read, use_cache=False).logits
         return _log_p(logits[:, -length:].unflatten(0, (n, choices)), batch.targets)
     after = tokens + torch.arange(length - 1, device=source.device)  # (N * C, T - 1) places of the choice's tokens
@@ -91,7 +91,7 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
     own = batch.target_mask.flatten(0, 1).sum(1, keepdim=True)
     seen = torch.arange(ids.shape[1], device=ids.device) < tokens + (own - 1).clamp(min=0)
     scored = tokens - 1 + torch.arange(length, device=ids.device)  # (N * C, T) the places before each target
-    logits = _logits_at(backbone, ids, _plain(seen), scored)
+    logits = _logits_at(backbone, ids, _plain(seen, backbone), scored)
     return _log_p(logits[:, None], targets[:, None])[:, 0].unflatten(0, (n, choices))
 
 
@@ -136,9 +136,13 @@ def scores_targets_only(backbone: Backbone) -> bool:
     return "logits_to_keep" in signature(model.forward).parameters
 
 
-def _plain(seen: Tensor) -> Tensor | None:
-    """A two-dimensional mask; none on the meta device, where it changes no count and has no contents to look into."""
-    return None if seen.is_meta else seen.long()
+def _plain(seen: Tensor, backbone: Backbone) -> Tensor | None:
+    """A two-dimensional mask; none for an encoder on the meta device, where the library would look into it.
+
+    Our attention function does not; and a decoder takes one, since without one the library looks into positions.
+    """
+    looks = backbone.is_encoder_decoder and backbone.model.config._attn_implementation != IMPLEMENTATION
+    return None if seen.is_meta and looks else seen.long()
 
 
 def _apart(choices: int, length: int, device: torch.device) -> Tensor:

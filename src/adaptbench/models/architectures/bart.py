@@ -1,6 +1,11 @@
-"""x"""
+"""The BART family."""
 
+from typing import Any
 
+from torch import nn
+
+from adaptbench.models.architectures.parts import Parts, embedding, linear, norm, norms
+from adaptbench.models.sites import AttentionSite, SublayerSite
 
 
 def bart(model: nn.Module) -> Parts:

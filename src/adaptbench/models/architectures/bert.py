@@ -1,6 +1,11 @@
-"""x"""
+"""BERT and RoBERTa."""
 
+from typing import Any
 
+from torch import nn
+
+from adaptbench.models.architectures.parts import Parts, embedding, linear, norm
+from adaptbench.models.sites import AttentionSite, SublayerSite
 
 
 def bert(model: nn.Module) -> Parts:

@@ -1,6 +1,12 @@
-"""x"""
+"""Bloom and Falcon, which compute attention in their own code."""
 
+from typing import Any
 
+from torch import nn
+
+from adaptbench.errors import InputError
+from adaptbench.models.architectures.parts import Parts, by_head, embedding, fused, linear, norm, norms
+from adaptbench.models.sites import AttentionSite, SublayerSite
 
 
 def bloom(model: nn.Module) -> Parts:

@@ -1,9 +1,15 @@
-"""x"""
+"""GPT-2, GPT-NeoX (Pythia) and OPT."""
 
+from typing import Any
 
+from torch import nn
+
+from adaptbench.models.architectures.parts import Parts, by_head, embedding, fused, linear, norm, norms
+from adaptbench.models.sites import AttentionSite, Columns, LinearSite, SublayerSite
 
 
 def gpt2(model: nn.Module) -> Parts:
+    """Queries, keys and values side by side in one map, whose weight is (d_in, d_out)."""
     config: Any = model.config
     width, inner = config.hidden_size, config.n_inner or 4 * config.hidden_size
     yield embedding(model, "transformer.wte")
@@ -45,6 +51,7 @@ def gpt_neox(model: nn.Module) -> Parts:
 
 
 def opt(model: nn.Module) -> Parts:
+    """Norms before the sublayers, or (350M) after them, between which embeddings are narrower than the rest."""
     config: Any = model.config
     width = config.hidden_size
     yield embedding(model, "model.decoder.embed_tokens")

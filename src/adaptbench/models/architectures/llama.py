@@ -1,6 +1,12 @@
-"""x"""
+"""Llama and its many relatives."""
 
+from collections.abc import Iterator
+from typing import Any
 
+from torch import nn
+
+from adaptbench.models.architectures.parts import Parts, embedding, fused, linear, norm, norms
+from adaptbench.models.sites import AttentionSite, Columns, LinearSite, SublayerSite
 
 
 def llama(model: nn.Module) -> Parts:

@@ -1,23 +1,32 @@
-"""x"""
+"""Sites out of modules: what the families of architectures have in common."""
 
+from collections.abc import Iterator
+from typing import Any
 
+from torch import nn
+
+from adaptbench.models.sites import AttentionSite, Columns, EmbeddingSite, LinearSite, NormSite, SublayerSite
+
+Parts = Iterator[LinearSite | SublayerSite | AttentionSite | NormSite | EmbeddingSite]
 
 
 def linear(model: nn.Module, path: str, role: str) -> LinearSite:
-    linear: Any = model.get_submodule(path)
-    return LinearSite(path, role, linear.in_features, linear.out_features)
+    """A map of its own."""
+    found: Any = model.get_submodule(path)
+    return LinearSite(path, role, found.in_features, found.out_features)
 
 
 def fused(model: nn.Module, path: str, parts: dict[str, Columns]) -> Iterator[LinearSite]:
     """The roles that share one map."""
-    linear: Any = model.get_submodule(path)
+    found: Any = model.get_submodule(path)
     for role, columns in parts.items():
-        yield LinearSite(path, role, linear.in_features, columns.width, columns)
+        yield LinearSite(path, role, found.in_features, columns.width, columns)
 
 
 def norm(model: nn.Module, path: str, offset: float = 0.0) -> NormSite:
-    norm: Any = model.get_submodule(path)
-    return NormSite(path, len(norm.weight), getattr(norm, "bias", None) is not None, offset)
+    """A norm, whose weight the model adds to `offset` before it multiplies."""
+    found: Any = model.get_submodule(path)
+    return NormSite(path, len(found.weight), getattr(found, "bias", None) is not None, offset)
 
 
 def norms(model: nn.Module, owner: str, *names: str, offset: float = 0.0) -> Iterator[NormSite]:
@@ -31,8 +40,9 @@ def norms(model: nn.Module, owner: str, *names: str, offset: float = 0.0) -> Ite
 def embedding(
     model: nn.Module, path: str, kind: str = "decoder", prefix: str = "", scale: float = 1.0
 ) -> EmbeddingSite:
-    embedding: Any = model.get_submodule(path)
-    return EmbeddingSite(path, kind, embedding.embedding_dim, f"{prefix}input_ids", f"{prefix}inputs_embeds", scale)
+    """The embedding of the input `{prefix}input_ids`, for which the model also takes `{prefix}inputs_embeds`."""
+    found: Any = model.get_submodule(path)
+    return EmbeddingSite(path, kind, found.embedding_dim, f"{prefix}input_ids", f"{prefix}inputs_embeds", scale)
 
 
 def by_head(groups: int, width: int, queries: int = 1) -> dict[str, Columns]:

@@ -1,9 +1,15 @@
-"""x"""
+"""T5, mT5, UMT5: sublayers of blocks under their own norms."""
 
+from typing import Any
 
+from torch import nn
+
+from adaptbench.models.architectures.parts import Parts, embedding, linear, norm
+from adaptbench.models.sites import AttentionSite, SublayerSite
 
 
 def t5(model: nn.Module) -> Parts:
+    """Feed-forward gated (T5 1.1, mT5, UMT5) or not (T5)."""
     config: Any = model.config
     yield embedding(model, "shared", "encoder")
     yield embedding(model, "shared", "decoder", "decoder_")
