@@ -134,6 +134,7 @@ class Summary:
     metrics: dict[str, str]
     comparisons: list[Comparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stand_ins: list[str] = field(default_factory=list)  # data sets evaluated on another split than they should be
 
     @property
     def models(self) -> list[str]:
@@ -346,6 +347,18 @@ def remarks(summary: Summary, doubts: dict[str, list[str]]) -> list[str]:
     return notes
 
 
+def stand_ins(records: pd.DataFrame) -> list[str]:
+    """Where a development set was evaluated for want of the test set."""
+    if "evaluation_split" not in records:
+        return []
+    splits = records[["dataset", "evaluation_split"]].dropna().drop_duplicates().sort_values("dataset")
+    return [
+        f"{dataset} was evaluated on {split}, which was not at hand."
+        for dataset, split in splits.itertuples(index=False)
+        if " in place of " in split
+    ]
+
+
 def summarise(experiment: Experiment) -> Summary:
     records = experiment.records
     datasets = sorted({*records["dataset"], *experiment.failures["dataset"]})
@@ -357,5 +370,6 @@ def summarise(experiment: Experiment) -> Summary:
     studied = [arm for arm in every if arm.method in ABLATION_ONLY]
     summary = Summary(experiment, arms, studied, datasets, chance, metrics)
     summary.comparisons = compare_all(arms, datasets)
-    summary.notes = remarks(summary, doubts)
+    summary.stand_ins = stand_ins(records)
+    summary.notes = summary.stand_ins + remarks(summary, doubts)
     return summary

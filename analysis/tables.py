@@ -79,6 +79,7 @@ def table1(summary: Summary) -> Table:
         f"interval over seeds and items, conservative from three seeds on. "
         f"Chance: {percent(summary.mean_chance)} ({chance}).",
         "measured: counted on the real step; formula: the paper's arithmetic per token.",
+        *summary.stand_ins,
     ]
     ours, paper = Panel("Measured here", rows), Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)
     return Table("table1", "Table 1. Accuracy and costs", names, [ours, paper], pd.DataFrame(numbers), 2, notes)
@@ -148,6 +149,7 @@ def accuracy(summary: Summary) -> Table:
     panels = [Panel("", rows), Panel("", [["Chance", "", *chance]])]
     lost = sum(sum(arm.failed.values()) for arm in summary.arms)
     notes = ["Median (interquartile range) over seeds, in percent. Bold or starred: the highest of its column."]
+    notes += summary.stand_ins
     if lost:
         notes.append(f"{lost} runs failed and are not in the numbers; their cells say so.")
     return Table("accuracy", "Accuracy per dataset", columns, panels, pd.DataFrame(numbers), 2, notes)

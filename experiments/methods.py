@@ -1,9 +1,13 @@
-"""Write docs/methods.md, the table of all methods, from the code: `python -m experiments.methods`."""
+"""Write docs/methods.md, the tables of methods and architectures, from the code: `python -m experiments.methods`."""
 
 import sys
+from collections.abc import Iterator
+
+from transformers import AutoConfig
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Method, PeftMethod
+from adaptbench.models.anatomy import ARCHITECTURES, ENCODERS_ONLY
 from experiments.commandline import REPOSITORY, one_clear_line
 from experiments.parameters import configurations
 
@@ -20,6 +24,22 @@ follow the original papers and leave layer norms frozen (docs/decisions.md).
 
 | configuration | attaches to | formula | parameters on T0-3B | merges | fuses | mixed | source |
 |---|---|---|---|---|---|---|---|
+"""
+
+ARCHITECTURES_HEAD = """
+## Architectures
+
+`zero_shot`, `icl`, `full_ft`, `fish_mask` and (where PEFT can attach) `hf_peft` run on every causal or encoder-decoder
+language model of transformers. One that looks ahead, or whose scores would depend on the rest of the batch, is refused
+when it is loaded. All other methods attach to the parts of these architectures. *Choices*: those of a prompt share one
+pass, or each is read with the prompt again. *Prefixes*: keys and values can be put before a model's own, which
+`prefix`, `unipelt` and `icl_cached` (decoders) need. Experts are no linear maps here: in Mixtral and the MoE models
+methods attach to attentions, norms, and what of the feed-forward is dense. A sliding window counts the tokens of a
+prompt and of its demonstrations as the model does; the virtual tokens of `prefix` have no position, and every token
+sees them.
+
+| architecture | `model_type` | choices | prefixes |
+|---|---|---|---|
 """
 
 
@@ -39,7 +59,20 @@ def page() -> str:
             method.source,
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return HEAD + "\n".join(lines) + "\n"
+    return HEAD + "\n".join(lines) + "\n" + ARCHITECTURES_HEAD + "\n".join(_architectures()) + "\n"
+
+
+def _architectures() -> Iterator[str]:
+    for kind, architecture in ARCHITECTURES.items():
+        if kind in ENCODERS_ONLY:
+            choices = "none: an encoder"
+        else:
+            packs = architecture.packs(AutoConfig.for_model(kind))
+            choices = "one pass" if packs else "a pass each"
+        if kind == "falcon":
+            choices += " (with ALiBi a pass each)"
+        cells = (architecture.name, f"`{kind}`", choices, _mark(architecture.calls_attention_function))
+        yield "| " + " | ".join(cells) + " |"
 
 
 def _mark(true: bool) -> str:

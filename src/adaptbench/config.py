@@ -62,7 +62,9 @@ class DatasetConfig:
     folder: str = "."
     """Where relative paths of files start."""
     local: dict[str, str] = field(default_factory=dict)
-    """Files that stand in for a hub data set's splits where they are there: {train: .., evaluation: ..}."""
+    """Files read for a hub data set's splits where they are there: {train: .., evaluation: .., stand_in: ..}."""
+    stand_in: str | None = None
+    """Split evaluated where neither file nor hub has `evaluation`, from `local.stand_in`; records and tables say so."""
     draws: str | None = None
     """Ready-made few-shot draws: a path with `{seed}` in it."""
     sampling: str = "natural"
@@ -253,8 +255,8 @@ LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
 # What a result does not depend on: where things are, how a pass is cut. What a dataset's files hold has fingerprints.
 TECHNICAL = {
     "model": ("path", "revision", "device_map", "logits_limit", "shape"),
-    "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "folder", "local", "draws", "fetch",
-                "columns", "operations", "numbers", "skip_bad_rows", "promptsource", "promptsource_skip", "prompts",
+    "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "stand_in", "folder", "local", "draws",
+                "fetch", "columns", "operations", "numbers", "skip_bad_rows", "promptsource", "promptsource_skip", "prompts",
                 "templates", "shots"),
     "recipe": ("name", "training", "pretrained_ia3"),
 }  # fmt: skip

@@ -31,6 +31,8 @@ def git() -> dict[str, str | bool | None]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if ask("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"commit": None, "dirty": None}  # installed, perhaps below somebody else's repository
     status = ask("status", "--porcelain", "--untracked-files=no")
     return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(status) if status is not None else None}
 

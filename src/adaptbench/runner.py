@@ -199,6 +199,7 @@ def _record(
         **_identity(cell, run),
         "shots": 0 if adaptation.same_for_all_runs else len(few_shot.examples),
         "metric": cell.task.metric,
+        "evaluation_split": cell.task.evaluation_split,
         "score": accuracy(scores, cell.config.norm),  # null where the evaluated rows have no labels
         "score_by_template": by_template(scores, cell.config.norm),
         "chance": chance(list(cell.prompts)),

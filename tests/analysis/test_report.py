@@ -1,5 +1,6 @@
 """From records to tables, figures and a page: right numbers, said plainly, the same every time."""
 
+import json
 import re
 import shutil
 
@@ -299,3 +300,15 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, make, says):
     error = capsys.readouterr().err.strip()
     assert says in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_stand_in_for_a_test_set_is_named_under_the_tables(tmp_path):
+    folder = write_experiment(tmp_path)
+    for path in (folder / "records").glob("*.json"):
+        content = json.loads(path.read_text())
+        split = "dev_r1 in place of test_r1" if content["dataset"] == "micro_cb" else "test"
+        path.write_text(json.dumps({**content, "evaluation_split": split}))
+    summary = summarise(load(folder))
+    said = "micro_cb was evaluated on dev_r1 in place of test_r1, which was not at hand."
+    assert summary.stand_ins == [said]
+    assert all(said in table.notes for table in (tables.table1(summary), tables.accuracy(summary)))

@@ -1,5 +1,6 @@
 """Every dataset of conf/dataset: what its files hold, and that every row reads in every template."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,42 @@ def test_the_official_validation_set_and_draws(tasks, name):
         few_shot = draw(task, seed)
         assert len(few_shot.examples) == task.shots
         assert {example.label for example in few_shot.examples} <= labels == set(range(len(labels)))
+
+
+@pytest.mark.parametrize(("round_", "rows"), [(1, 1000), (2, 1000), (3, 1200)])
+def test_anli_is_evaluated_on_its_test_sets(tmp_path, round_, rows):
+    """As the paper's code does; the files are those of the authors' archive."""
+    folder = tmp_path / f"anli/anli_v1.0/R{round_}"
+    folder.mkdir(parents=True)
+    row = {"uid": "", "context": "A cat sat.", "hypothesis": "It sat.", "label": "e"}
+    lines = [json.dumps({**row, "uid": f"{i}", "label": "enc"[i % 3]}) for i in range(rows)]
+    (folder / "test.jsonl").write_text("\n".join(lines))
+    draws = tmp_path / f"few_shot/anli-r{round_}/50_shot"
+    draws.mkdir(parents=True)
+    (draws / "0_seed.jsonl").write_text("\n".join(lines[:50]))
+    task = load_task(configuration(f"anli_r{round_}", f"dataset.folder={tmp_path}"))
+    assert (len(task.evaluation), task.evaluation_split) == (rows, f"test_r{round_}")
+    assert [example.label for example in task.evaluation[:4]] == [0, 1, 2, 0]
+
+
+def test_a_development_set_in_place_of_a_test_set_is_called_so(tasks):
+    assert tasks("anli_r3").evaluation_split == "dev_r3 in place of test_r3"
+    assert tasks("rte").evaluation_split == "validation"
+
+
+def test_without_stand_in_the_missing_test_set_is_named(tmp_path):
+    with pytest.raises(InputError, match="anli_r1.*hub"):
+        load_task(configuration("anli_r1", f"dataset.folder={tmp_path}", "dataset.draws=null"))
+
+
+def test_copa_draws_from_the_templates_of_the_released_reader(real_data):
+    """It takes the first eight of the sorted original ones; the four that ask cause or effect alone come after them."""
+    copa = configuration("copa", f"dataset.folder={real_data}", "dataset.prompts=promptsource")
+    names = [template.name for template in load_task(copa).templates]
+    path = real_data / "promptsource/super_glue/copa/templates.yaml"
+    every = sorted(template.name for template in load_promptsource(path, "copa"))
+    assert sorted(names) == every[:8]
+    assert {name[0] for name in every[8:]} == {"…"}
 
 
 @pytest.mark.parametrize("name", PAPER)

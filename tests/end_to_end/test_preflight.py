@@ -58,8 +58,7 @@ def bare(monkeypatch, tmp_path):
         remembered.cache_clear()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("lacks", SWEEPS)
+@pytest.mark.parametrize(("lacks", "workers"), [*((lacks, 1) for lacks in SWEEPS), ("device", 2), ("tracking", 2)])
 def test_all_cells_of_a_sweep_are_tried_before_the_first_runs(call, capsys, tmp_path, bare, no_model, lacks, workers):
     sweep, says = SWEEPS[lacks]
     free = [one for one in SMALL if one.split("=")[0] not in {given.split("=")[0] for given in sweep}]

@@ -25,6 +25,8 @@ CONFIGS = {
     "LN_TUNING": peft.LNTuningConfig,
     "PROMPT_TUNING": peft.PromptTuningConfig,
     "ADALORA": peft.AdaLoraConfig,
+    "PREFIX_TUNING": peft.PrefixTuningConfig,
+    "P_TUNING": peft.PromptEncoderConfig,
 }
 
 
@@ -157,6 +159,14 @@ REFUSED = {
     "lora and a layer": ("llama", "LORA", {**QV, "modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head']"),
     "fused": ("gpt2", "LORA", {}, "fused projection"),
     "another type": ("llama", "ADALORA", {"total_step": 3}, "peft_type='ADALORA'"),
+    "prefix": ("llama", "PREFIX_TUNING", {"num_virtual_tokens": 3}, "peft_type='PREFIX_TUNING'"),
+    "projected prefix": (
+        "t5",
+        "PREFIX_TUNING",
+        {"num_virtual_tokens": 3, "prefix_projection": True, "encoder_hidden_size": 8},
+        "peft_type='PREFIX_TUNING'",
+    ),
+    "encoded prompt": ("gpt2", "P_TUNING", {"num_virtual_tokens": 3}, "peft_type='P_TUNING'"),
     "scales and a layer": ("llama", "IA3", {"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head']"),
     "scaled queries": ("gpt2", "IA3", {}, "c_attn.ia3_l' changes parts of a module"),
     "scaled queries by name": ("opt", "IA3", {}, "target_modules="),

@@ -10,7 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.pytorch_utils import Conv1D
 
 from adaptbench.costs.flops import count
+from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.quote import Cell, quote
 from adaptbench.data.batching import Batch, collate, encode, shape_of
 from adaptbench.data.fewshot import draw
 from adaptbench.errors import InputError
@@ -19,7 +21,7 @@ from adaptbench.methods.icl import InContextLearning
 from adaptbench.methods.prompt import PromptTuning
 from adaptbench.methods.zero_shot import ZeroShot
 from adaptbench.models.anatomy import ARCHITECTURES
-from adaptbench.models.backbone import Backbone
+from adaptbench.models.backbone import Backbone, meta_backbone
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
@@ -251,6 +253,36 @@ def test_flops_counted_without_storage_equal_those_of_the_real_run(tiny, name):
         trained = count(lambda: loss_of(real, batch, runs=1).sum().backward())
     assert count(lambda: priced.predict(shape_of(rows))) == passed
     assert count(lambda: priced.forward_backward(shape_of(rows))) == trained
+
+
+DEEP = {
+    "gemma3_text": {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
+    "smollm3_nope_windows": {
+        **{"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
+        "no_rope_layers": [1, 1, 1, 0, 1, 1],
+    },
+    "qwen2_moe": {"num_hidden_layers": 6},
+    "bart": {"encoder_layers": 6, "decoder_layers": 5},
+    "m2m_100": {"encoder_layers": 5, "decoder_layers": 6},
+    "bloom": {"n_layer": 6},
+    "falcon_40b": {"num_hidden_layers": 6},
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("method", ["icl", "lora"])
+def test_a_deep_model_without_weights_is_priced_exactly(name, method):
+    """From two shallow ones, though layers differ; demonstrations are shared where that is possible."""
+    kind, settings = SETTINGS[name]
+    backbone = meta_backbone(name, "", "float32", {"model_type": kind, "vocab_size": 99, **settings, **DEEP[name]})
+    chosen = InContextLearning(name="icl") if method == "icl" else VARIANTS["lora"]
+    cell = Cell(chosen, backbone, recipe(), Lengths(5, 2, 3, 4), shots=3)
+    bill = quote(cell)
+    assert bill.spent.predict.measured == count(lambda: cell.run.predict(cell.shape(cell.context)))
+    assert (bill.spent.once is not None) == (method == "icl" and backbone.shares_demonstrations)
+    if method == "lora":
+        step = count(lambda: cell.run.forward_backward(cell.batch()))
+        assert bill.spent.adapt.measured == cell.steps * step
 
 
 def test_layers_are_never_left_out_while_training(tiny):

@@ -24,6 +24,8 @@ def count_by_depth(backbone: Backbone, trainable: int, count_on: Callable[[Backb
     Args:
         trainable: parameters a method trains on the whole model, which the first number of the counts must give.
     """
+    if not backbone.has_anatomy:  # nor does anybody know how to make a shallow one
+        return count_on(backbone)
     depth = backbone.model.config.num_hidden_layers
     if depth <= SHALLOW or getattr(backbone.model.config, "num_decoder_layers", depth) not in (depth, None):
         return count_on(backbone)

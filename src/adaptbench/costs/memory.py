@@ -63,8 +63,8 @@ class PeakTracker(TorchDispatchMode):
 
     def relabel(self, tensors: Iterable[Tensor | None], kind: str) -> None:
         """Count these tensors' storages as `kind` from now on."""
-        for tensor in tensors:
-            if tensor is not None and (cell := self._kinds.get(tensor.untyped_storage())) is not None:
+        for tensor in (part for whole in tensors if whole is not None for part in _strided(whole)):
+            if (cell := self._kinds.get(tensor.untyped_storage())) is not None:
                 size = tensor.untyped_storage().nbytes()
                 self._held[cell[0]] -= size
                 self._held[kind] += size
@@ -78,6 +78,10 @@ class PeakTracker(TorchDispatchMode):
         return result
 
     def _add(self, tensor: Tensor) -> None:
+        for part in _strided(tensor):
+            self._add_storage(part)
+
+    def _add_storage(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage in self._kinds:
             return
@@ -93,6 +97,11 @@ class PeakTracker(TorchDispatchMode):
     def _release(self, size: int, cell: list[str]) -> None:
         self.current -= size
         self._held[cell[0]] -= size
+
+
+def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensor, or the two that hold a sparse one: those have no storage of their own."""
+    return (tensor._indices(), tensor._values()) if tensor.layout is torch.sparse_coo else (tensor,)
 
 
 def predict_memory(run: MetaRun, shape: Shape) -> Memory:

@@ -41,6 +41,8 @@ class TaskData:
     draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
     sampling: str = "natural"
     answer_delimiter: str = " "
+    evaluation_split: str = "evaluation"
+    """What `evaluation` is, in words where it stands in for another split."""
     skipped: tuple[str, ...] = ()
     """Bad rows that were left out, as "file, row: reason"."""
 

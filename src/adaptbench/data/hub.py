@@ -6,22 +6,26 @@ from adaptbench.config import DatasetConfig
 from adaptbench.errors import InputError
 
 
+class Unavailable(InputError):
+    """A split that neither hub nor cache can serve here."""
+
+
 def hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
     """Rows of a split, label numbers replaced by their names where the dataset's YAML declares one of those.
 
     Raises:
-        InputError: no `datasets` package, or neither hub nor cache can serve it.
+        Unavailable: no `datasets` package, or neither hub nor cache can serve it.
     """
     try:
         from datasets import load_dataset
     except ImportError as error:
         reason = f"it comes from the hub: pip install 'adaptbench[hub]'{_elsewhere(config)}"
-        raise InputError(f"dataset {config.name!r}: {reason}") from error
+        raise Unavailable(f"dataset {config.name!r}: {reason}") from error
     options = {"revision": config.revision} if config.revision else {}
     try:
         loaded = load_dataset(config.path, config.subset, split=split, **options)
     except Exception as error:  # the library raises a different type for each of its many ways to fail
-        raise InputError(
+        raise Unavailable(
             f"dataset {config.name!r}: cannot load {config.path!r} ({config.subset}, split {split}) from the hub "
             f"or its cache: {' '.join(str(error).split())[:200]}; fetch it where there is network with: "
             f"{fetch_command(config)}{_elsewhere(config)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adaptbench.config import DatasetConfig
 from adaptbench.data.example import Example, TaskData
-from adaptbench.data.hub import hub_rows
+from adaptbench.data.hub import Unavailable, hub_rows
 from adaptbench.data.labels import shown_names
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.readers import read_rows
@@ -37,7 +37,7 @@ def load_task(config: DatasetConfig) -> TaskData:
     if config.train and _pool_wanted(config, draws):
         train, more = _split(config, "train", config.train, templates)
         skipped += more
-    evaluation, more = _split(config, "evaluation", config.evaluation, templates, labelled=not config.unlabelled)
+    evaluation, more, split = _evaluation(config, templates)
     return TaskData(
         name=config.name,
         shots=config.shots or 0,
@@ -48,6 +48,7 @@ def load_task(config: DatasetConfig) -> TaskData:
         draws=draws,
         sampling=config.sampling,
         answer_delimiter=config.answer_delimiter,
+        evaluation_split=split,
         skipped=(*skipped, *more),
     )
 
@@ -64,8 +65,10 @@ def _check(config: DatasetConfig) -> None:
         names = [columns] if isinstance(columns, str) else columns
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"dataset.columns.{field}={columns!r}: expected the name of a column, or a list of names")
-    if unknown := sorted(set(config.local) - {"train", "evaluation"}):
-        raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train or evaluation")
+    if unknown := sorted(set(config.local) - {"train", "evaluation", "stand_in"}):
+        raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train, evaluation or stand_in")
+    if (config.stand_in is None) != ("stand_in" not in config.local):
+        raise InputError(f"dataset {config.name!r}: 'stand_in' names a split, 'local.stand_in' its file: both or none")
 
 
 def _from_microworld(config: DatasetConfig) -> TaskData:
@@ -87,6 +90,22 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
         sampling=config.sampling,
         answer_delimiter=config.answer_delimiter,
     )
+
+
+def _evaluation(config: DatasetConfig, templates: Sequence[Template]) -> tuple[list[Example], list[str], str]:
+    """The evaluation split, the rows left out of it, and what it is.
+
+    A stand-in is read only where the split itself can be had from nowhere, and is never taken for it.
+    """
+    assert config.evaluation is not None
+    labelled = not config.unlabelled
+    try:
+        return *_split(config, "evaluation", config.evaluation, templates, labelled), config.evaluation
+    except Unavailable:
+        if config.stand_in is None or not _file(config, config.local["stand_in"]).is_file():
+            raise
+        split = f"{config.stand_in} in place of {config.evaluation}"
+        return *_split(config, "stand_in", config.stand_in, templates, labelled), split
 
 
 def _split(

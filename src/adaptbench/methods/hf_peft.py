@@ -4,8 +4,9 @@ The YAML gives PEFT's own type and arguments. Training, scoring, billing and rec
 what is scored is PEFT's own forward pass of a row alone, whatever batch the row is in (`peft_trial.py`). A tuner that
 cannot be had so is refused, and the message says why (`peft_tuners.py`).
 
-Parameters are float32 where PEFT makes them so. It leaves a few in the model's precision (norms, adaption prompts);
-the optimizer trains those as float32 masters.
+What is trained is float32, whatever the model's precision: PEFT makes most parameters so, and whole modules that it
+trains (norms, `modules_to_save`) are made to compute in it. Adaption prompts alone stay in the model's precision, and
+the optimizer keeps float32 masters of them.
 """
 
 import copy
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
@@ -77,6 +78,7 @@ class HuggingFacePeft(TrainedMethod):
                 raise
             except Exception as error:  # PEFT raises whatever its tuner runs into
                 raise InputError(f"method.arguments: PEFT cannot attach {self.peft_type}: {one_line(error)}") from error
+        _train_in_single_precision(wrapped, backbone.dtype)
         if self.peft_type in NEED_TASK:
             wrapped.register_forward_pre_hook(_the_only_task, with_kwargs=True)
         prompt = config.num_virtual_tokens if config.is_prompt_learning else 0
@@ -118,6 +120,23 @@ class HuggingFacePeft(TrainedMethod):
             raise InputError(f"method.arguments={self.arguments}: {one_line(error)}") from error
         check_values(self.peft_type, config)
         return config
+
+
+def _train_in_single_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """Modules without parts that are trained themselves, in half precision, compute in float32 from here on."""
+
+    def widened(_module: nn.Module, args: tuple) -> tuple:
+        return tuple(one.float() if isinstance(one, Tensor) and one.is_floating_point() else one for one in args)
+
+    def narrowed(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+        return output.to(dtype)
+
+    for module in model.modules():
+        own = [one for one in module.parameters(recurse=False) if one.requires_grad and one.dtype.itemsize < 4]
+        if own and not list(module.children()):
+            module.float()
+            module.register_forward_pre_hook(widened)
+            module.register_forward_hook(narrowed)
 
 
 def _the_only_task(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -64,7 +64,9 @@ def export_peft(method: Method, adaptation: Adaptation, folder: Path, run: int =
     """
     form = FORMATS.get(method.kind)
     if form is None or adaptation.delta is None:
-        raise InputError(f"method={method.name}: PEFT has no such method; exportable: {', '.join(FORMATS)}")
+        raise InputError(
+            f"method={method.name}: no counterpart in PEFT is written here; those of {', '.join(FORMATS)} are"
+        )
     if getattr(method, "layer_norms", False) and not isinstance(method, LayerNorm):
         raise InputError(f"method={method.name}: PEFT cannot hold it with layer norms (layer_norms=true)")
     backbone = adaptation.backbone

@@ -33,19 +33,23 @@ def check_by_trial(backbone: Backbone, trained: Sequence[nn.Parameter], named: s
         looks_up_words: the tuner hands the model embeddings in place of tokens.
 
     Raises:
-        InputError: the model cannot run with the tuner, or computes something else in a batch.
+        InputError: the model cannot run with the tuner, computes something else in a batch, or is no longer made of the
+            parameters that an optimizer would hold.
     """
-    batch = _batch(backbone)
+    batch, held = _batch(backbone), [parameter.data for parameter in trained]
     try:
-        with torch.inference_mode(), _moved(trained):
+        with torch.no_grad(), _moved(trained):
             if looks_up_words:
                 _check_embeddings(backbone, batch, named)
             together = token_log_probabilities(backbone, batch)
             alone = _alone(backbone, batch)
+            replaced = any(one.data_ptr() != other.data_ptr() for one, other in zip(trained, held, strict=True))
     except (torch.OutOfMemoryError, InputError):
         raise
     except Exception as error:  # whatever a tuner may raise on a model it was not made for
         raise InputError(f"{named}: PEFT cannot run it on {backbone.name}: {one_line(error)}") from error
+    if replaced:
+        raise InputError(f"{named}: it replaces its parameters in a forward pass, where no optimizer here finds them")
     if (distance := _apart(together, alone)) > _tolerance(backbone):
         raise InputError(
             f"{named}: on {backbone.name} a row's scores depend on the rows and choices beside it ({distance:.2g} off)"

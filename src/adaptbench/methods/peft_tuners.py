@@ -14,14 +14,15 @@ from adaptbench.methods.tensor_files import shown
 # A task's index for every row: a run has one task.
 NEED_TASK = {"MULTITASK_PROMPT_TUNING", "POLY"}
 # They look words up themselves and hand the model embeddings.
-LOOK_UP_WORDS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT"}
+LOOK_UP_WORDS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING"}
 # They read values of weights while they attach, or of their own parameters in a forward pass: without storage they
 # cannot be counted.
-READ_VALUES = {"BOFT", "CPT", "FROD", "POLY", "SHIRA", "UNILORA", "VBLORA", "WAVEFT"}
+READ_VALUES = {"ADAMSS", "BOFT", "FROD", "POLY", "SHIRA", "UNILORA", "VBLORA", "WAVEFT"}
 
 _REFUSED = {
     "ADALORA": "it moves ranks between modules by calls in PEFT's training loops (update_and_allocate), which are not "
     "made here; LORA with rank_pattern sets ranks by hand",
+    "CPT": "it replaces its parameters in every forward pass, where no optimizer here would find them",
     "LILY": "it routes every token by a mean over the whole batch, so scores would depend on the batch",
     "XLORA": "it mixes adapters that were trained before, and here a method starts from the base model",
 }
@@ -31,6 +32,7 @@ _SET_HERE = {
     "inference_mode": "what is attached here is trained",
 }
 _OTHER_START = "PEFT computes that start from data or from quantised weights by a call of its own, not made here"
+_OTHER_FILE = "it starts from a file whose content no run's id would know"
 _OTHER_LOSS = "it adds a loss of its own, which is not trained on here"
 
 
@@ -47,9 +49,10 @@ _REFUSED_VALUES: tuple[tuple[str, str, Callable[[Any], bool], str], ...] = (
     ("LORA", "velora_config", bool, "a row's gradient depends on the rows beside it"),
     ("LORA", "alora_invocation_tokens", bool, "it sets in where a row has them, and bills know lengths only"),
     ("ADAMSS", "use_asa", bool, "it prunes by calls in PEFT's training loops, which are not made here"),
-    ("CPT", "opt_weighted_loss_type", lambda value: value != "none", _OTHER_LOSS),
+    ("MULTITASK_PROMPT_TUNING", "prompt_tuning_init_state_dict_path", bool, _OTHER_FILE),
     ("PVERA", "sample_at_inference", bool, "scores would be random"),
     ("SHADOW", "auxiliary_loss_weight", bool, f"{_OTHER_LOSS}; expected 0"),
+    ("SHADOW", "shadow_model", lambda value: value != "mirror", _OTHER_FILE),
 )
 
 

@@ -85,7 +85,7 @@ class Backbone:
 
     @property
     def pad_id(self) -> int:
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        return getattr(self.tokenizer, "pad_token_id", None) or 0  # without a tokenizer: steps are only counted
 
     @property
     def parameters_total(self) -> int:
