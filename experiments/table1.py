@@ -36,6 +36,7 @@ def main() -> None:
         check_output(folder, "output")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "bills.json").write_text(json.dumps(bills(), indent=1) + "\n")
+    print(folder / "bills.json")
 
 
 def bills() -> dict[str, object]:
