@@ -256,8 +256,8 @@ LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
 TECHNICAL = {
     "model": ("path", "revision", "device_map", "logits_limit", "shape"),
     "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "stand_in", "folder", "local", "draws",
-                "fetch", "columns", "operations", "numbers", "skip_bad_rows", "promptsource", "promptsource_skip", "prompts",
-                "templates", "shots"),
+                "fetch", "columns", "operations", "numbers", "skip_bad_rows", "promptsource", "promptsource_skip",
+                "prompts", "templates", "shots"),
     "recipe": ("name", "training", "pretrained_ia3"),
 }  # fmt: skip
 

@@ -94,7 +94,7 @@ def test_a_development_set_in_place_of_a_test_set_is_called_so(tasks):
 
 
 def test_without_stand_in_the_missing_test_set_is_named(tmp_path):
-    with pytest.raises(InputError, match="anli_r1.*hub"):
+    with pytest.raises(InputError, match=r"anli_r1.*hub"):
         load_task(configuration("anli_r1", f"dataset.folder={tmp_path}", "dataset.draws=null"))
 
 
