@@ -129,6 +129,7 @@ def _any_model(override: str) -> list[str]:
 def _backbone(config: Config) -> Backbone:
     model = config.model
     backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
+    backbone = replace(backbone, logits_limit=model.logits_limit)
     check_scores(backbone.model.config, f"model={model.name}")
     return backbone
 

@@ -123,13 +123,13 @@ def _context(cell: Cell, template: str, plan: ReadingPlan, counter: Any, room: i
         return 0
     separator = getattr(cell.config.method, "separator", "")
     shown = [
-        counter(f"{prompt.input} {prompt.choices[prompt.label]}{separator}")
+        f"{prompt.input}{prompt.delimiter}{prompt.choices[prompt.label]}{separator}"
         for prompt in _few_shot_prompts(cell)
         if prompt.template == template
     ]
     if not shown:
         return 0
-    mean = float(np.mean(shown))
+    mean = counter("".join(shown), marks=False) / len(shown)
     return round(mean * min(plan.demonstrations, max(0, min(room, plan.budget or room)) // mean))
 
 
@@ -153,7 +153,8 @@ def _shape(prompt: Prompt, counter: Any, limit: int, backbone: Backbone) -> Shap
     source = counter(prompt.input) + backbone.virtual_tokens
     if not backbone.packs_choices:
         source = -(-source // ROUND) * ROUND
-    return Shape(1, min(limit, source), len(prompt.choices), max(map(counter, prompt.choices)))
+    target = max(counter(choice, marks=backbone.is_encoder_decoder) for choice in prompt.choices)
+    return Shape(1, min(limit, source), len(prompt.choices), target)
 
 
 def _padded(batch: Sequence[Shape]) -> Shape:
@@ -172,14 +173,24 @@ def _limit(config: Config, backbone: Backbone) -> int:
 
 @lru_cache(maxsize=4)
 def _counter(path: str) -> tuple[Any, str]:
-    """A function from text to its number of tokens, and whether it counts or estimates. Never goes to the network."""
+    """A function from text to its number of tokens, and whether it counts or estimates. Never goes to the network.
+
+    `marks=False` leaves out what a tokenizer puts around a text: none of it stands between demonstrations, nor before
+    the answer of a decoder-only model.
+    """
     from transformers import AutoTokenizer
+
+    def guessed(text: str, marks: bool = True) -> int:
+        return max(1, round(len(text) / CHARACTERS_PER_TOKEN)) + marks
+
+    def counted(text: str, marks: bool = True) -> int:
+        return max(1, len(tokenizer(text, add_special_tokens=marks, verbose=False)["input_ids"]))
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_path(path), local_files_only=True)
     except (OSError, ValueError):
-        return lambda text: max(2, round(len(text) / CHARACTERS_PER_TOKEN) + 1), "estimated"
-    return lambda text: len(tokenizer(text)["input_ids"]), "counted"
+        return guessed, "estimated"
+    return counted, "counted"
 
 
 class _Wish:

@@ -299,8 +299,11 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
     if whole["model"]["weights"] is None:
         whole["model"]["path"] = config.model.path  # nothing better is known of it
     whole["method"].pop("pretrained", None)
-    if getattr(config.method, "steps", None) is None:
-        whole.pop("recipe")  # a method that does not train is the same under every recipe
+    if getattr(config.method, "steps", None) is None:  # a method that does not train is the same under every recipe
+        whole.pop("recipe")
+        whole["dataset"]["without_losses"] = []
+    if not config.method.needs_shots:  # and one that looks at no shots, however they are drawn
+        whole["dataset"]["sampling"] = DatasetConfig.sampling
     return {**whole, "shots": shots, "limit": rows}
 
 

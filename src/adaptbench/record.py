@@ -17,7 +17,8 @@ SCHEMA = 3  # of what a run's id hashes; records of an older one are not found a
 # Every record has these. Some have more: `flops.predict.merged` (per example, with the adapter folded into the weights;
 # null where that is impossible), `provenance.trained_parameters` (those of training, where a reparameterisation is
 # folded away afterwards), `provenance.demonstrations`, `provenance.final_loss`, `provenance.halvings` (how often memory
-# ran out and a pass was repeated with half its rows).
+# ran out and a pass was repeated with half its rows or choices), `provenance.slices` (in how many passes the choices of
+# a row were read at most: FLOPs are those of one).
 KEYS = (
     *("run_id", "schema", "experiment", "method", "model", "dataset", "template", "seed", "shots", "metric"),
     *("score", "chance", "n_eval", "params.trainable", "params.total"),

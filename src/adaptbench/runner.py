@@ -233,6 +233,7 @@ def _record(
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
         "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.halvings": adaptation.log.halvings,
+        "provenance.slices": adaptation.log.slices,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
 

@@ -56,11 +56,12 @@ def test_the_whole_harness_on_rte_and_cb(call, tmp_path, monkeypatch, real_data,
 DATASETS = {"copa", "hellaswag", "winogrande", "wsc", "wic", "rte", "cb", "anli_r1", "anli_r2", "anli_r3"}
 
 
-def test_ten_of_the_papers_eleven_in_one_experiment(call, tmp_path, monkeypatch, real_data):
+def test_ten_of_the_papers_eleven_in_one_experiment(call, tmp_path, monkeypatch, real_data, folder):
     """real_all with fewer methods and rows than it declares: every data set is trained on and evaluated."""
     monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
     few = ("limit=2", "method=ia3,icl", "recipe.training.ia3.steps=1", "shots=4", "progress=false")
-    assert call("experiment=real_all", *few) == 0
+    model = ("model=local", f"model.path={folder}", "model.max_length=2048")
+    assert call("experiment=real_all", *few, *model) == 0
     found = list(records(tmp_path / "outputs/real_all").values())
     assert {(one["dataset"], one["method"]) for one in found} == {
         (name, m) for name in DATASETS for m in ("ia3", "icl")
@@ -69,17 +70,17 @@ def test_ten_of_the_papers_eleven_in_one_experiment(call, tmp_path, monkeypatch,
     assert not (tmp_path / "outputs/real_all/failures").exists()
 
 
-def test_raft_leaves_files_for_the_leaderboard(call, tmp_path, monkeypatch, real_data, capsys):
+def test_raft_leaves_files_for_the_leaderboard(call, tmp_path, monkeypatch, real_data, folder, capsys):
     monkeypatch.setenv("ADAPTBENCH_DATA", str(real_data))
     raft = "raft_banking_77,raft_one_stop_english,raft_overruling"
     few = ("limit=3", "recipe.training.ia3.steps=1", "recipe.batch_size=2", f"dataset={raft}", "method=zero_shot,ia3")
-    assert call("experiment=raft", *few, "progress=false") == 0
+    assert call("experiment=raft", *few, "model=local", f"model.path={folder}", "progress=false") == 0
     found = list(records(tmp_path / "outputs/raft").values())
     assert {(one["score"], one["n_eval"]) for one in found} == {(None, 3)}
     banking = next(one for one in found if one["dataset"] == "raft_banking_77" and one["method"] == "ia3")
     assert banking["provenance.config"]["recipe"]["losses"] == ["lm", "length_normalized"]
     lacks = submit(tmp_path / "outputs/raft")
-    assert {path.name for path in lacks} == {"zero_shot-micro_t0-42", "ia3-micro_t0-42"}
+    assert {path.name for path in lacks} == {"zero_shot-local-42", "ia3-local-42"}
     assert all(len(missing) == 8 + 3 for missing in lacks.values())
     for path in (tmp_path / "outputs/raft/submissions").rglob("predictions.csv"):
         table = pd.read_csv(path)

@@ -12,6 +12,7 @@ from adaptbench.costs.flops import count
 from adaptbench.costs.memory import Memory, PeakTracker, own_tensors
 from adaptbench.costs.meta import MetaRun, meta_batch
 from adaptbench.data.batching import Shape
+from adaptbench.scoring.limits import in_slices, pass_size
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.scoring.shared_context import read, shared
 
@@ -33,8 +34,10 @@ def cached_flops(run: MetaRun, shape: Shape, context: int) -> CachedFlops:
 
 
 def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
-    """The peak of such a batch, the held keys and values as an item of their own."""
+    """The peak of such a batch in passes that fit, the held keys and values as an item of their own."""
     backbone = run.adaptation.backbone
+    size = pass_size(backbone, shape)
+    after = replace(meta_batch(replace(shape, rows=size.rows)), already_read=context)
     with torch.inference_mode(), run.adaptation.attached():
         states = {
             module: (torch.empty_like(key), torch.empty_like(value))  # without what reading them needed besides
@@ -44,5 +47,5 @@ def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
             with tracker.as_kind("kv_cache"):
                 held = {module: (key.clone(), value.clone()) for module, (key, value) in states.items()}
             with shared(held):
-                token_log_probabilities(backbone, replace(meta_batch(shape), already_read=context))
+                in_slices(backbone, after, size.choices)
             return tracker.memory

@@ -15,7 +15,6 @@ from adaptbench.methods.base import Adaptation, Method
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.evaluate import Reading
-from adaptbench.scoring.limits import rows_that_fit
 
 if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
@@ -40,7 +39,8 @@ _ledgers: dict[tuple[str, str, str], "CostLedger"] = {}
 
 def ledger_for(method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "CostLedger":
     """The ledger of a method on a model: prices depend on shapes only, so cells share it across data sets."""
-    key = (repr(method), f"{backbone.name} {backbone.dtype} {backbone.model.config}", repr(recipe))
+    model = f"{backbone.name} {backbone.dtype} {backbone.logits_limit} {backbone.model.config}"
+    key = (repr(method), model, repr(recipe))
     if key not in _ledgers:
         _ledgers[key] = CostLedger(method, backbone, recipe)
     return _ledgers[key]
@@ -63,6 +63,9 @@ class CostLedger:
     def bill(self, adaptation: Adaptation, run: int, readings: Sequence[Reading]) -> Bill:
         """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows.
 
+        FLOPs are those of batches and prompts read in one pass each, whatever `model.logits_limit` made of them: the
+        same question has the same bill. Memory is that of the largest pass under this limit.
+
         A prediction pays for every reading of its prompt. What all predictions share (contexts whose keys and values
         are kept, content-free inputs) is read once: that is part of the cost to adapt.
         """
@@ -84,7 +87,7 @@ class CostLedger:
             + self._paper(paper.predict, sum(contexts.values()) + sum(_tokens(shape) for shape, _ in calibration)),
             flops_predict=total(self._after, singles) / predictions,
             flops_predict_paper=self._paper(paper.predict, sum(_tokens(shape) for shape, _ in singles) / predictions),
-            memory_adapt=self._train_memory(self._pass_of(_largest(steps))) if steps else None,
+            memory_adapt=self._train_memory(_largest(steps)) if steps else None,
             memory_predict=self._memory(singles),
             kv_cache=self._kv_cache(adaptation, _most_held(readings)),
             flops_predict_merged=(
@@ -94,12 +97,8 @@ class CostLedger:
             ),
         )
 
-    def _pass_of(self, batch: Shape) -> Shape:
-        """The largest pass that a batch is read in."""
-        return replace(batch, rows=rows_that_fit(self._run.adaptation.backbone, batch))
-
     def _memory(self, singles: Sequence[tuple[Shape, int]]) -> Memory:
-        """The peak of the largest pass; with keys and values held where they have been read already."""
+        """The peak of the longest prompt; with keys and values held where they have been read already."""
         largest = _largest([shape for shape, _ in singles])
         longest = max(already_read for _, already_read in singles)
         return self._cached_memory(largest, longest) if longest else self._predict_memory(largest)

@@ -7,6 +7,7 @@ from adaptbench.costs import paper
 from adaptbench.data.batching import Shape, encode
 from adaptbench.data.example import TaskData
 from adaptbench.data.templates import Prompt
+from adaptbench.data.tokenization import token_ids
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone
 from adaptbench.training.stream import evaluation_prompts
@@ -68,8 +69,9 @@ def of_task(task: TaskData, backbone: Backbone, template: str, separator: str = 
 
 
 def _demonstration(backbone: Backbone, prompt: Prompt, separator: str) -> int:
-    text = f"{prompt.input} {prompt.choices[prompt.label]}{separator}"
-    return len(backbone.tokenizer(text, add_special_tokens=False)["input_ids"])
+    text = f"{prompt.input}{prompt.delimiter}{prompt.choices[prompt.label]}{separator}"
+    (ids,) = token_ids(backbone.tokenizer, [text])
+    return len(ids)
 
 
 def _mean(values: Sequence[int]) -> int:

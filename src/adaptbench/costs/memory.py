@@ -9,7 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.scoring.limits import pass_size
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class PeakTracker(TorchDispatchMode):
                 cell[0] = kind
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # in inference mode a composite operation comes whole, with temporaries inside
+            result = func.decompose(*args, **(kwargs or {}))
+        if result is not NotImplemented:
+            return result
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -105,14 +110,16 @@ def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def predict_memory(run: MetaRun, shape: Shape) -> Memory:
-    """The peak of scoring one batch of this shape."""
+    """The peak of scoring a batch of this shape, in passes as large as the model's setting lets one run have."""
+    size = pass_size(run.adaptation.backbone, shape)
     with PeakTracker(own_tensors(run)) as tracker:
-        run.predict(shape)
+        run.predict(replace(shape, rows=size.rows), size)
     return tracker.memory
 
 
 def train_memory(run: MetaRun, shape: Shape) -> Memory:
-    """The peak of a training step of this shape that finds the optimizer's state of an earlier one."""
+    """The peak of a training step of this shape that finds the optimizer's state of an earlier one, in such passes."""
+    size = pass_size(run.adaptation.backbone, shape)
     with no_gradients_left(run), PeakTracker(own_tensors(run)) as tracker:
         with tracker.as_kind("optimizer"):
             optimizer = run.optimizer()
@@ -121,7 +128,7 @@ def train_memory(run: MetaRun, shape: Shape) -> Memory:
         with tracker.as_kind("optimizer"):
             run.optimizer_step(optimizer)
         optimizer.zero_grad()
-        run.forward_backward(shape)
+        run.forward_backward(replace(shape, rows=size.rows), size)
         with tracker.as_kind("optimizer"):
             run.optimizer_step(optimizer)
     return tracker.memory

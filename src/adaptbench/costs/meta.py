@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.models.backbone import Backbone
-from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.scoring.limits import PassSize, in_slices
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adaptbench.config import RecipeConfig
 
 META = torch.device("meta")
+WHOLE = PassSize()
 
 
 @dataclass
@@ -43,8 +44,8 @@ class MetaRun:
             return None
         return MetaRun(Adaptation(method.merge(self.adaptation), [0]), self.recipe)
 
-    def predict(self, shape: Shape) -> Tensor:
-        """Score the choices of a batch of this shape."""
+    def predict(self, shape: Shape, size: PassSize = WHOLE) -> Tensor:
+        """Score the choices of a batch of this shape: in one pass, whatever its logits take, or in such slices."""
         served, backbone = self.adaptation.folded(), self.adaptation.backbone
         with (
             torch.inference_mode(),
@@ -52,13 +53,13 @@ class MetaRun:
             sdpa_kernel(SDPBackend.MATH),
             served.attached(),
         ):
-            return token_log_probabilities(backbone, meta_batch(shape, backbone.device))
+            return in_slices(backbone, meta_batch(shape, backbone.device), size.choices)
 
-    def forward_backward(self, shape: Shape) -> None:
-        """The loss of a batch of this shape and its gradients."""
+    def forward_backward(self, shape: Shape, size: PassSize = WHOLE) -> None:
+        """The loss of a batch of this shape and its gradients, in the same way."""
         batch = meta_batch(shape, self.adaptation.backbone.device)
         with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone.model):
-            log_p = token_log_probabilities(self.adaptation.backbone, batch)
+            log_p = in_slices(self.adaptation.backbone, batch, size.choices)
             loss = per_run_loss(self.recipe.losses, log_p, batch.target_mask, batch.label, runs=1)
             loss.sum().backward()
 

@@ -1,18 +1,21 @@
 """How text becomes tokens: one rule for zero-shot, in-context learning and tuning.
 
 A prompt and its answer are tokenised as one text, demonstrations before them included, and cut where the prompt alone
-ends: the boundary that lm-evaluation-harness (0.4.13) draws for causal models. An encoder-decoder reads its input and
-its answer apart. What a tokenizer puts around a text (a beginning mark, T5's `</s>`, a language code) is added once
-around the whole, and never between a prompt and its answer.
+ends: the boundary that lm-evaluation-harness (0.4.13) draws for causal models. Where a token holds the end of the
+prompt and the beginning of an answer, as happens in languages without spaces, the cut is before it, for all answers.
+An encoder-decoder reads its input and its answer apart. What a tokenizer puts around a text (a beginning mark, T5's
+`</s>`, a language code) is added once around the whole, and never between a prompt and its answer.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 Ids = tuple[int, ...]
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how vocabularies name the tokens for bytes of unknown characters
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def joined(tokenizer: Any, prompt: str, answers: Sequence[str]) -> tuple[Ids, li
     beginning (or else end) of sequence token.
     """
     kept = prompt.rstrip()
-    source, *wholes = token_ids(tokenizer, [kept, *(prompt + answer for answer in answers)])
+    alone, *wholes = token_ids(tokenizer, [kept, *(prompt + answer for answer in answers)])
+    source = alone[: common_length(alone, *wholes)]
     before = marks(tokenizer).before
     if not before and not source:
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -70,8 +74,10 @@ def common_length(first: Ids, *others: Ids) -> int:
 
 @lru_cache(maxsize=8)
 def control_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of the special tokens, without the one that stands for unknown words."""
-    return frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    """Ids of the special tokens, those without a role included; not of unknown words' token, nor of single bytes."""
+    known = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    added = {index for index, token in known if token.special and not BYTE.fullmatch(token.content)}
+    return frozenset(added.union(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
 def _call(tokenizer: Any, texts: Sequence[str], target: bool, add_special_tokens: bool = False) -> list[list[int]]:
@@ -81,7 +87,19 @@ def _call(tokenizer: Any, texts: Sequence[str], target: bool, add_special_tokens
 
 
 def _spelled_out(tokenizer: Any, text: str) -> str:
-    """The text with a blank inside every control token's name, for vocabularies that hold those names as words."""
-    names = [name for name in tokenizer.all_special_tokens if name != tokenizer.unk_token]
-    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", text, flags=re.IGNORECASE)
+    """The text with a blank inside what is read as a control token, for vocabularies that hold those names as words.
+
+    A tokenizer that says where its tokens stand is asked, since some read capitals or full-width letters as others;
+    else the names are looked for.
+    """
+    special = control_ids(tokenizer)
+    if getattr(tokenizer, "is_fast", False):
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found = tokenizer(text, return_offsets_mapping=True, **options)
+        spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        starts = [start for index, (start, _) in spans if index in special]
+    else:
+        names = [name for name in tokenizer.all_special_tokens if name != tokenizer.unk_token]
+        starts = [match.start() for match in re.finditer("|".join(map(re.escape, names)), text, re.IGNORECASE)]
+    pieces = [text[start:end] for start, end in pairwise([0, *(start + 1 for start in starts), len(text)])]
+    return " ".join(pieces)

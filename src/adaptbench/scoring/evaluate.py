@@ -1,6 +1,6 @@
 """Score every evaluation prompt with an adapted model, for all its runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +15,8 @@ from adaptbench.data.tokenization import Ids
 from adaptbench.methods.base import Adaptation
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
-from adaptbench.scoring.limits import logits_bytes, out_of_memory, rows_that_fit
+from adaptbench.scoring.limits import PassSize, in_slices, pass_size, smaller
 from adaptbench.scoring.metrics import ChoiceScores
-from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.scoring.shared_context import shared_context
 
 
@@ -33,7 +32,6 @@ class Reading:
     turn: int = 0  # which of the prompt's contexts; two may hold the same words
     content_free: bool = False  # read to calibrate the others; equal ones are read once
     choice: int | None = None  # the channel reads every choice by itself; what is scored is the input
-    first_choice: int = 0  # where many choices are read in several passes: the first of this one
 
     @property
     def already_read(self) -> int:
@@ -45,8 +43,7 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
     """Everything one run reads to answer the prompts."""
     backbone = adaptation.backbone
     if adaptation.contexts is None:
-        found = [Reading(index, "", encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
-        return [piece for reading in found for piece in _in_slices(backbone, reading)]
+        return [Reading(index, "", encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
     contexts, found = adaptation.contexts[run], []
     for index, prompt in enumerate(prompts):
         for turn, context in enumerate(contexts.find(prompt)):
@@ -62,8 +59,7 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
     for reading in found:
         sources.setdefault(reading.context, []).append(reading.encoded.source)
     tokens = {context: context_length(backbone, context, *own) for context, own in sources.items()}
-    counted = (replace(reading, context_tokens=tokens[reading.context]) for reading in found)
-    return [piece for reading in counted for piece in _in_slices(backbone, reading)]
+    return [replace(reading, context_tokens=tokens[reading.context]) for reading in found]
 
 
 def flipped(backbone: Backbone, prompt: Prompt, context: Context) -> list[Encoded]:
@@ -72,19 +68,6 @@ def flipped(backbone: Backbone, prompt: Prompt, context: Context) -> list[Encode
         encode(backbone, replace(prompt, input=choice, choices=(prompt.input,), label=0), context)
         for choice in prompt.choices
     ]
-
-
-def _in_slices(backbone: Backbone, reading: Reading) -> Iterator[Reading]:
-    """The reading, or as many as its choices need so that none's logits take more than the model's setting allows."""
-    choices, encoded = reading.encoded.choices, reading.encoded
-    size = len(choices)
-    while (
-        size > 1
-        and logits_bytes(backbone, shape_of([replace(encoded, choices=choices[:size])])) > backbone.logits_limit
-    ):
-        size = -(-size // 2)
-    for start in range(0, len(choices), size):
-        yield replace(reading, encoded=replace(encoded, choices=choices[start : start + size]), first_choice=start)
 
 
 @torch.inference_mode()
@@ -101,8 +84,8 @@ def evaluate(
     other; where nothing depends on the run, one pass serves all.
 
     Args:
-        batch_size: most rows in a pass, over all runs that share it; fewer where their logits would take more than
-            `model.logits_limit` for a run, or where memory runs out (which the adaptation's log counts).
+        batch_size: most rows in a pass, over all runs that share it; fewer, or some of their choices at a time, where
+            the logits would take more than `model.logits_limit` or memory runs out (which the adaptation's log counts).
         read: each run's readings, where they are known already.
     """
     runs = len(adaptation.seeds)
@@ -113,8 +96,7 @@ def evaluate(
         if adaptation.contexts is not None:
             return [_in_context(adaptation, prompts, run, read[run], scorer) for run in range(runs)]
         together = 1 if adaptation.same_for_all_runs else runs
-        scores = scorer([reading.encoded for reading in read[0]], together)
-        return [_joined(prompts, list(zip(read[0], own, strict=True))) for own in scores] * (runs // together)
+        return scorer([reading.encoded for reading in read[0]], together) * (runs // together)
 
 
 def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list[Reading]]:
@@ -152,20 +134,6 @@ def _in_context(
     ]
 
 
-def _joined(prompts: Sequence[Prompt], read: Sequence[tuple[Reading, ChoiceScores]]) -> list[ChoiceScores]:
-    """Every prompt's scores, its slices put together."""
-    own: list[list[tuple[Reading, ChoiceScores]]] = [[] for _ in prompts]
-    for reading, score in read:
-        own[reading.prompt].append((reading, score))
-    return [_whole(prompt, slices) for prompt, slices in zip(prompts, own, strict=True)]
-
-
-def _whole(prompt: Prompt, slices: Sequence[tuple[Reading, ChoiceScores]]) -> ChoiceScores:
-    """The scores of all choices from those of their slices, which come in order."""
-    values = tuple(value for _, score in slices for value in score.log_likelihoods)
-    return ChoiceScores(prompt, values, tuple(count for _, score in slices for count in score.tokens))
-
-
 def _key(encoded: Encoded) -> tuple:
     return encoded.source, encoded.choices
 
@@ -175,12 +143,8 @@ def _answer(prompt: Prompt, read: Sequence[tuple[Reading, ChoiceScores]]) -> Cho
     if read[0][0].choice is not None:  # the channel: log p(input | choice), whatever the input's length
         values = tuple(score.log_likelihoods[0] for _, score in read)
         return ChoiceScores(prompt, values, (read[0][1].tokens[0],) * len(values))
-    direct = _whole(prompt, [pair for pair in read if not pair[0].content_free])
-    slices: dict[Ids, list[tuple[Reading, ChoiceScores]]] = {}
-    for reading, score in read:
-        if reading.content_free:
-            slices.setdefault(reading.encoded.source, []).append((reading, score))
-    free = [_whole(prompt, own) for own in slices.values()]
+    (direct,) = (replace(score, prompt=prompt) for reading, score in read if not reading.content_free)
+    free = [score for reading, score in read if reading.content_free]
     if not free:
         return direct
     return replace(direct, log_likelihoods=calibrated(direct, averaged(free)))
@@ -223,22 +187,22 @@ class _Scorer:
         """Each run's scores, in the order of `encoded`."""
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].source))  # little padding
         results: list[dict[int, ChoiceScores]] = [{} for _ in range(runs)]
-        size, start = max(1, self.batch_size // runs), 0
+        most, start = PassSize(rows=max(1, self.batch_size // runs)), 0
         quiet = None if self.progress else True
         with tqdm(total=len(order), desc="evaluating", leave=False, disable=quiet, mininterval=1) as bar:
             while start < len(order):
-                indices = order[start : start + size]
+                indices = order[start : start + most.rows]
+                shape = shape_of([encoded[index] for index in indices])
+                size = pass_size(self.adaptation.backbone, shape, runs).within(most)
+                indices = indices[: size.rows]
                 rows = [encoded[index] for index in indices]
-                fitting = rows_that_fit(self.adaptation.backbone, shape_of(rows))
-                indices, rows = indices[:fitting], rows[:fitting]
                 try:
-                    sums = self._sums(rows, runs, already_read)
-                except RuntimeError as error:
-                    if not out_of_memory(error) or len(rows) == 1:
-                        raise
-                    size = len(rows) // 2
+                    sums = self._sums(rows, runs, already_read, size.choices)
+                except (RuntimeError, MemoryError) as error:
+                    most = smaller(error, size, most)
                     self.adaptation.log.halvings += 1
                     continue
+                self.adaptation.log.slices = max(self.adaptation.log.slices, -(-shape.choices // size.choices))
                 for run in range(runs):
                     for index, row, values in zip(indices, rows, sums[run], strict=True):
                         tokens = tuple(len(choice) for choice in row.choices)
@@ -247,8 +211,8 @@ class _Scorer:
                 bar.update(len(rows))
         return [[scores[index] for index in range(len(encoded))] for scores in results]
 
-    def _sums(self, rows: Sequence[Encoded], runs: int, already_read: int) -> list[list[list[float]]]:
-        """(R, B, C) log-likelihoods."""
+    def _sums(self, rows: Sequence[Encoded], runs: int, already_read: int, choices: int) -> list[list[list[float]]]:
+        """(R, B, C) log-likelihoods, of so many choices at a time."""
         backbone = self.adaptation.backbone
         batch = collate([*rows] * runs, backbone.pad_id, already_read).to(backbone.device)
-        return token_log_probabilities(backbone, batch).double().sum(2).view(runs, len(rows), -1).tolist()
+        return in_slices(backbone, batch, choices).double().sum(2).view(runs, len(rows), -1).tolist()

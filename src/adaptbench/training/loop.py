@@ -1,7 +1,7 @@
 """The few-shot training loop: R runs, one forward and backward through the shared model per step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +12,7 @@ from adaptbench.data.batching import Encoded, Shape, collate, encode, shape_of
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.models.backbone import Backbone
-from adaptbench.scoring.limits import out_of_memory, rows_that_fit
-from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.scoring.limits import PassSize, in_slices, pass_size, smaller
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
 from adaptbench.training.stream import TrainingStream
@@ -30,7 +29,9 @@ class TrainingLog:
     losses: list[list[float]] = field(default_factory=list)  # one list of R losses per step
     failures: dict[int, str] = field(default_factory=dict)  # run -> why it failed
     trained_parameters: int | None = None  # of one run, while it trained
-    halvings: int = 0  # how often memory ran out, and a pass was repeated with half its rows
+    halvings: int = 0  # how often memory ran out, and a pass was repeated with half its rows, or of its row's choices
+    most: PassSize = field(default_factory=PassSize)  # the largest pass of a step, since memory last ran out
+    slices: int = 1  # in how many passes the choices of a row were read, at most
 
 
 def train(
@@ -87,27 +88,39 @@ def accumulate(
     optimizer: RunOptimizer,
     log: TrainingLog,
 ) -> Tensor:
-    """Gradients of one batch of every run, in passes of as many rows as memory allows; returns the (R,) losses.
+    """Gradients of one batch of every run, in passes as large as memory allows; returns the (R,) losses.
 
     A run's loss is the mean over its examples, so passes of some rows each add up to the pass of all.
     """
-    rows = len(batches[0])
-    size = min(rows_that_fit(backbone, shape_of(own)) for own in batches) >> log.halvings or 1
+    shape = replace(shape_of([row for own in batches for row in own]), rows=len(batches[0]))  # the pass is padded to it
     while True:
-        optimizer.zero_grad()
-        total = torch.zeros(len(batches), device=backbone.device)
+        size = pass_size(backbone, shape, len(batches)).within(log.most)
         try:
-            for start in range(0, rows, size):
-                part = [row for own in batches for row in own[start : start + size]]
-                batch = collate(part, backbone.pad_id).to(backbone.device)
-                log_p = token_log_probabilities(backbone, batch)
-                losses = per_run_loss(names, log_p, batch.target_mask, batch.label, len(batches))
-                losses = losses * (min(size, rows - start) / rows)
-                losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
-                total = total + losses.detach()
-            return total
-        except RuntimeError as error:
-            if not out_of_memory(error) or size == 1:
-                raise
-            size //= 2
+            losses = _accumulate(backbone, batches, names, optimizer, size)
+        except (RuntimeError, MemoryError) as error:
+            log.most = smaller(error, size, log.most)
             log.halvings += 1
+            continue
+        log.slices = max(log.slices, -(-shape.choices // size.choices))
+        return losses
+
+
+def _accumulate(
+    backbone: Backbone,
+    batches: Sequence[Sequence[Encoded]],
+    names: Sequence[str],
+    optimizer: RunOptimizer,
+    size: PassSize,
+) -> Tensor:
+    """The same in passes of this size. A function of its own: what a failed pass held is free for the next one."""
+    optimizer.zero_grad()
+    rows, total = len(batches[0]), torch.zeros(len(batches), device=backbone.device)
+    for start in range(0, rows, size.rows):
+        part = [row for own in batches for row in own[start : start + size.rows]]
+        batch = collate(part, backbone.pad_id).to(backbone.device)
+        log_p = in_slices(backbone, batch, size.choices)
+        losses = per_run_loss(names, log_p, batch.target_mask, batch.label, len(batches))
+        losses = losses * (min(size.rows, rows - start) / rows)
+        losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
+        total = total + losses.detach()
+    return total
