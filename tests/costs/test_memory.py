@@ -25,6 +25,13 @@ def test_tracker_follows_creation_and_release():
     assert tracker.current == 8_000 + d.nbytes
 
 
+def test_temporaries_inside_an_operation_count_without_gradients_too():
+    logits, targets = torch.randn(10, 1000), torch.zeros(10, dtype=torch.long)
+    with torch.inference_mode(), PeakTracker([]) as tracker:
+        torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    assert tracker.peak >= logits.nbytes  # the log-softmax
+
+
 def peaks(backbone, kind, shape):
     run = MetaRun.of(METHODS[kind](), backbone, recipe())
     return train_memory(run, shape).peak

@@ -2,7 +2,8 @@
 
 The count follows every tensor storage of a step from its creation to its release. It runs on the meta device, so
 it is the same on every machine and works for models no machine here can hold; on real tensors it counts the same.
-An allocator adds rounding and workspaces, and fused attention keeps less than the score matrices counted here.
+An allocator adds rounding and workspaces, and fused attention keeps less than the score matrices counted here while
+training; a prediction's attention counts as fused.
 """
 
 import weakref
@@ -21,6 +22,8 @@ from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.scoring.limits import pass_size
+
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # its kernels hold no scores where none are kept
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,11 @@ class PeakTracker(TorchDispatchMode):
                 cell[0] = kind
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with self:  # in inference mode a composite operation comes whole, with temporaries inside
-            result = func.decompose(*args, **(kwargs or {}))
-        if result is not NotImplemented:
-            return result
+        if func is not _ATTENTION:
+            with self:  # in inference mode a composite operation comes whole, the cross-entropy's log-softmax inside
+                result = func.decompose(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
