@@ -43,7 +43,7 @@ class ModelConfig:
     quantization: str = "none"
     """none, 8bit or 4bit (bitsandbytes)."""
     logits_limit: int = LOGITS_LIMIT
-    """Most bytes that the logits of one run may take in a pass: longer batches are split, many choices sliced."""
+    """Most bytes that the logits of a pass may take, all its runs together: batches are split, many choices sliced."""
     shape: dict[str, Any] = field(default_factory=dict)
     """The architecture's published configuration, for counting without weights or network."""
 

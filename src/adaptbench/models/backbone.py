@@ -58,7 +58,7 @@ class Backbone:
     packs_choices: bool = True  # choices may share a pass; not where the model makes masks or positions itself
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
     overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
-    logits_limit: int = LOGITS_LIMIT  # most bytes of one run's logits in a pass
+    logits_limit: int = LOGITS_LIMIT  # most bytes of logits in a pass
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -146,7 +146,7 @@ def load_backbone(
     """Load a model folder, a hub id, or `microworld:<name>`, frozen and in evaluation mode.
 
     Args:
-        logits_limit: most bytes that one run's logits may take in a pass.
+        logits_limit: most bytes that the logits of a pass may take, all its runs together.
         content: which weights (`models/identity.py`): the commit of a hub id, else only a key of the cache.
 
     Raises:
