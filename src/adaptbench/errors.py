@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend: shown as a single line, exit code 2."""
+"""What is the user's to mend, shown as a single line with exit code 2, and how a library's error becomes one."""
 
 
 class InputError(ValueError):
@@ -16,3 +16,8 @@ class RowError(InputError):
         hint = " (dataset.skip_bad_rows=true leaves such rows out)" if skippable else ""
         super().__init__(f"{where}: {reason}{hint}")
         self.reason = reason
+
+
+def one_line(error: BaseException) -> str:
+    """The start of a message that may have many lines; the error's kind where it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

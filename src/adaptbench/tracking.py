@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from adaptbench.config import TrackingConfig
-from adaptbench.errors import InputError
+from adaptbench.errors import InputError, one_line
 from adaptbench.record import RunRecord
 
 SECONDS = 60.0  # to wait for the service, once; after that it counts as out of reach
@@ -49,7 +49,7 @@ class WandbTracker:
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.write_text(stamp)  # last: what was interrupted is mirrored again, under the same id
         except Exception as error:  # whatever a service does must not cost a result
-            out_of_reach[name] = _line(error)
+            out_of_reach[name] = one_line(error)
 
     def _mirror(self, record: RunRecord) -> None:
         import wandb  # slow to import, and only needed here
@@ -95,7 +95,7 @@ def check_tracking(name: str, project: str, mode: str) -> None:
     try:
         wandb: Any = import_module("wandb")
     except Exception as error:
-        hint = "pip install wandb" if find_spec("wandb") is None else f"it cannot be imported: {_line(error)}"
+        hint = "pip install wandb" if find_spec("wandb") is None else f"it cannot be imported: {one_line(error)}"
         raise InputError(f"tracking=wandb needs the package wandb: {hint}") from error
     if not hasattr(wandb, "init"):  # a folder of that name in the current directory is no package
         raise InputError(f"tracking=wandb: {wandb!r} is not that package")
@@ -108,10 +108,6 @@ def check_tracking(name: str, project: str, mode: str) -> None:
         wandb.setup(wandb.Settings(silent=True))
         known = wandb.login(prompt=False, verify=True)
     except Exception as error:
-        raise InputError(f"tracking.mode=online: {_line(error)} ({elsewhere})") from error
+        raise InputError(f"tracking.mode=online: {one_line(error)} ({elsewhere})") from error
     if not known:
         raise InputError(f"tracking.mode=online: no key; set WANDB_API_KEY or run `wandb login`, {elsewhere}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

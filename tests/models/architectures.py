@@ -19,6 +19,16 @@ WINDOW = 6  # tokens: fewer than any prompt has
 
 Settings = dict[str, Any]
 
+_OPT: Settings = {
+    "hidden_size": 32,
+    "ffn_dim": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "word_embed_proj_dim": 32,
+    "dropout": 0.0,
+    "pad_token_id": 0,
+}
 _LLAMA: Settings = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -165,33 +175,8 @@ SETTINGS: dict[str, tuple[str, Settings]] = {  # name -> model_type, settings
     ),
     "gpt_neox": ("gpt_neox", {**_LLAMA, "rotary_pct": 0.5, "use_parallel_residual": True}),
     "gpt_neox_sequential": ("gpt_neox", {**_LLAMA, "use_parallel_residual": False, "attention_bias": False}),
-    "opt": (
-        "opt",
-        {
-            "hidden_size": 32,
-            "ffn_dim": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 512,
-            "word_embed_proj_dim": 32,
-            "dropout": 0.0,
-            "pad_token_id": 0,
-        },
-    ),
-    "opt_projected": (
-        "opt",
-        {
-            "hidden_size": 32,
-            "ffn_dim": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 512,
-            "word_embed_proj_dim": 16,
-            "do_layer_norm_before": False,
-            "dropout": 0.0,
-            "pad_token_id": 0,
-        },
-    ),
+    "opt": ("opt", _OPT),
+    "opt_projected": ("opt", {**_OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "bloom": ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0}),
     "bloom_residual_after_norm": (
         "bloom",

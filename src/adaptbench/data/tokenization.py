@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 Ids = tuple[int, ...]
+AS_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how vocabularies name the tokens for bytes of unknown characters
 
 
@@ -82,8 +83,7 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
 
 def _call(tokenizer: Any, texts: Sequence[str], target: bool, add_special_tokens: bool = False) -> list[list[int]]:
     named = {"text_target": list(texts)} if target else {"text": list(texts)}
-    options = {"add_special_tokens": add_special_tokens, "split_special_tokens": True, "verbose": False}
-    return tokenizer(**named, **options)["input_ids"]
+    return tokenizer(**named, **{**AS_TEXT, "add_special_tokens": add_special_tokens})["input_ids"]
 
 
 def _spelled_out(tokenizer: Any, text: str) -> str:
@@ -94,8 +94,7 @@ def _spelled_out(tokenizer: Any, text: str) -> str:
     """
     special = control_ids(tokenizer)
     if getattr(tokenizer, "is_fast", False):
-        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        found = tokenizer(text, return_offsets_mapping=True, **options)
+        found = tokenizer(text, return_offsets_mapping=True, **AS_TEXT)
         spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
         starts = [start for index, (start, _) in spans if index in special]
     else:

@@ -10,12 +10,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from adaptbench.errors import InputError
+from adaptbench.errors import InputError, one_line
 from adaptbench.methods.base import METHODS, Adaptation, Method, PeftMethod
 from adaptbench.methods.fish_mask import FishMask
 from adaptbench.methods.ia3 import IA3
 from adaptbench.methods.released import released_vectors
-from adaptbench.methods.tensor_files import check_tensors, listed, one_line, read_tensors, shown
+from adaptbench.methods.tensor_files import check_tensors, listed, read_tensors, shown
 from adaptbench.models.backbone import Backbone
 
 

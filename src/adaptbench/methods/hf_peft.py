@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from adaptbench.errors import InputError
+from adaptbench.errors import InputError, one_line
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
 from adaptbench.methods.peft_trial import check_by_trial
 from adaptbench.methods.peft_tuners import (
@@ -30,7 +30,6 @@ from adaptbench.methods.peft_tuners import (
     check_tuner_on,
     check_values,
 )
-from adaptbench.methods.tensor_files import one_line
 from adaptbench.models.backbone import Backbone
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptbench.data.batching import Batch
-from adaptbench.errors import InputError
-from adaptbench.methods.tensor_files import one_line
+from adaptbench.errors import InputError, one_line
 from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.rank import token_log_probabilities
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptbench.errors import InputError
-from adaptbench.methods.tensor_files import check_tensors, listed, one_line, shown
+from adaptbench.errors import InputError, one_line
+from adaptbench.methods.tensor_files import check_tensors, listed, shown
 from adaptbench.models.sites import Anatomy, LinearSite
 
 SUFFIX = ".multi_lora_b"

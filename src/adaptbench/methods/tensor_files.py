@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adaptbench.errors import InputError
+from adaptbench.errors import InputError, one_line
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # a file may be of another precision
 
@@ -61,7 +61,3 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     """The first few names in alphabetical order, and how many more there are."""
     first, rest = sorted(names)[:most], len(set(names)) - most
     return ", ".join(shown(name) for name in first) + (f" and {rest} more" if rest > 0 else "")
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from adaptbench.errors import InputError
+from adaptbench.errors import InputError, one_line
 from adaptbench.models.identity import HUB_SECONDS
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
@@ -31,7 +31,7 @@ def check_at_hand(source: str, commit: str | None, named: str) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **({"revision": commit} if commit and not local else {}))
     except Exception as error:
-        raise InputError(f"{named}: no tokenizer that can be loaded: {_line(error)}") from error
+        raise InputError(f"{named}: no tokenizer that can be loaded: {one_line(error)}") from error
     check_vocabulary(tokenizer, named)
     folder = Path(source) if local else _in_cache(source, commit)
     if folder is not None and _has_weights([file.name for file in folder.iterdir()]):
@@ -85,7 +85,7 @@ def _fault(folder: Path) -> str | None:
                 with safe_open(folder / name, "pt"):  # reads the header, and compares the file's size with it
                     pass
             except Exception as error:
-                return f"{name} is not a whole file of weights: {_line(error)}"
+                return f"{name} is not a whole file of weights: {one_line(error)}"
     return None
 
 
@@ -93,10 +93,6 @@ def _check_hub(repository: str, commit: str | None, named: str) -> None:
     try:
         info = HfApi().model_info(repository, revision=commit, timeout=HUB_SECONDS)
     except Exception as error:
-        raise InputError(f"{named}: its weights are not in the cache, and the hub says: {_line(error)}") from error
+        raise InputError(f"{named}: its weights are not in the cache, and the hub says: {one_line(error)}") from error
     if not _has_weights([one.rfilename for one in info.siblings or []]):
         raise InputError(f"{named}: no weights in this repository, expected one of {', '.join(WEIGHTS)}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -5,8 +5,16 @@ from typing import Any
 from torch import nn
 
 from adaptbench.errors import InputError
-from adaptbench.models.architectures.parts import Parts, by_head, embedding, fused, linear, norm, norms
-from adaptbench.models.sites import AttentionSite, SublayerSite
+from adaptbench.models.architectures.parts import (
+    Parts,
+    by_head,
+    embedding,
+    neox_attention,
+    neox_feed_forward,
+    norm,
+    norms,
+)
+from adaptbench.models.sites import SublayerSite
 
 
 def bloom(model: nn.Module) -> Parts:
@@ -15,18 +23,16 @@ def bloom(model: nn.Module) -> Parts:
     if config.slow_but_exact and config.pretraining_tp > 1:
         raise InputError("slow_but_exact=true in a Bloom's config.json: its maps are then cut up, and nothing attaches")
     width, heads = config.hidden_size, config.n_head
+    columns = by_head(heads, width // heads)
     yield embedding(model, "transformer.word_embeddings")
     yield norm(model, "transformer.word_embeddings_layernorm")
     for layer in range(config.n_layer):
         path = f"transformer.h.{layer}"
         yield norm(model, f"{path}.input_layernorm")
-        yield from fused(model, f"{path}.self_attention.query_key_value", by_head(heads, width // heads))
-        yield linear(model, f"{path}.self_attention.dense", "o")
-        yield AttentionSite(f"{path}.self_attention", heads, width // heads, "decoder", width)
+        yield from neox_attention(model, f"{path}.self_attention", columns, heads, width // heads, width)
         yield SublayerSite(f"{path}.self_attention.dense", "self", width)
         yield norm(model, f"{path}.post_attention_layernorm")
-        yield linear(model, f"{path}.mlp.dense_h_to_4h", "ff_in")
-        yield linear(model, f"{path}.mlp.dense_4h_to_h", "ff_out")
+        yield from neox_feed_forward(model, f"{path}.mlp")
         yield SublayerSite(f"{path}.mlp.dense_4h_to_h", "ff", width)
         yield SublayerSite(path, "block", width)
     yield norm(model, "transformer.ln_f")
@@ -45,13 +51,10 @@ def falcon(model: nn.Module) -> Parts:
     for layer in range(config.num_hidden_layers):
         path = f"transformer.h.{layer}"
         yield from norms(model, path, "ln_attn", "input_layernorm")
-        yield from fused(model, f"{path}.self_attention.query_key_value", columns)
-        yield linear(model, f"{path}.self_attention.dense", "o")
-        yield AttentionSite(f"{path}.self_attention", kept, head, "decoder", width)
+        yield from neox_attention(model, f"{path}.self_attention", columns, kept, head, width)
         yield SublayerSite(f"{path}.self_attention", "self", width)
         yield from norms(model, path, "ln_mlp", "post_attention_layernorm")
-        yield linear(model, f"{path}.mlp.dense_h_to_4h", "ff_in")
-        yield linear(model, f"{path}.mlp.dense_4h_to_h", "ff_out")
+        yield from neox_feed_forward(model, f"{path}.mlp")
         yield SublayerSite(f"{path}.mlp", "ff", width)
         yield SublayerSite(path, "block", width)
     yield norm(model, "transformer.ln_f")

@@ -4,7 +4,16 @@ from typing import Any
 
 from torch import nn
 
-from adaptbench.models.architectures.parts import Parts, by_head, embedding, fused, linear, norm, norms
+from adaptbench.models.architectures.parts import (
+    Parts,
+    by_head,
+    embedding,
+    linear,
+    neox_attention,
+    neox_feed_forward,
+    norm,
+    norms,
+)
 from adaptbench.models.sites import AttentionSite, Columns, LinearSite, SublayerSite
 
 
@@ -34,17 +43,15 @@ def gpt_neox(model: nn.Module) -> Parts:
     """GPT-NeoX and Pythia: queries, keys and values head by head; attention and feed-forward read side by side."""
     config: Any = model.config
     width, heads = config.hidden_size, config.num_attention_heads
+    columns = by_head(heads, width // heads)
     yield embedding(model, "gpt_neox.embed_in")
     for layer in range(config.num_hidden_layers):
         path = f"gpt_neox.layers.{layer}"
         yield norm(model, f"{path}.input_layernorm")
-        yield from fused(model, f"{path}.attention.query_key_value", by_head(heads, width // heads))
-        yield linear(model, f"{path}.attention.dense", "o")
-        yield AttentionSite(f"{path}.attention", heads, width // heads, "decoder", width)
+        yield from neox_attention(model, f"{path}.attention", columns, heads, width // heads, width)
         yield SublayerSite(f"{path}.attention", "self", width)
         yield norm(model, f"{path}.post_attention_layernorm")
-        yield linear(model, f"{path}.mlp.dense_h_to_4h", "ff_in")
-        yield linear(model, f"{path}.mlp.dense_4h_to_h", "ff_out")
+        yield from neox_feed_forward(model, f"{path}.mlp")
         yield SublayerSite(f"{path}.mlp", "ff", width)
         yield SublayerSite(path, "block", width)
     yield norm(model, "gpt_neox.final_layer_norm")

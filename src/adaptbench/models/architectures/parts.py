@@ -45,6 +45,21 @@ def embedding(
     return EmbeddingSite(path, kind, found.embedding_dim, f"{prefix}input_ids", f"{prefix}inputs_embeds", scale)
 
 
+def neox_attention(
+    model: nn.Module, path: str, columns: dict[str, Columns], heads: int, head_width: int, width: int
+) -> Parts:
+    """Attention as GPT-NeoX names it, Bloom and Falcon too; `heads` are those of keys and values."""
+    yield from fused(model, f"{path}.query_key_value", columns)
+    yield linear(model, f"{path}.dense", "o")
+    yield AttentionSite(path, heads, head_width, "decoder", width)
+
+
+def neox_feed_forward(model: nn.Module, path: str) -> Iterator[LinearSite]:
+    """The two maps between widths D and 4 D, named alike."""
+    yield linear(model, f"{path}.dense_h_to_4h", "ff_in")
+    yield linear(model, f"{path}.dense_4h_to_h", "ff_out")
+
+
 def by_head(groups: int, width: int, queries: int = 1) -> dict[str, Columns]:
     """In each group: the queries of some heads, the keys of one and its values."""
     bounds = [0, queries * width, (queries + 1) * width, (queries + 2) * width]
