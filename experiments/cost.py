@@ -27,7 +27,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.costs import paper
 from adaptbench.costs.lengths import Lengths, of_task
 from adaptbench.costs.quote import BreakEven, Cell, Quote, break_even, quote, spent
@@ -36,6 +36,7 @@ from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
 from adaptbench.models.checks import check_scores
+from adaptbench.schema import Config
 from experiments.bill_text import as_json, table
 from experiments.commandline import CONF, check_options, one_clear_line, program_arguments, take_option
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from adaptbench.config import Config
 from adaptbench.costs.flops import StepPrices, total
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
+from adaptbench.data.prompts import DRAWN
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
 from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
 from adaptbench.models.checks import positions
 from adaptbench.runner import Cell, prepare_cell
-from adaptbench.training.stream import DRAWN
+from adaptbench.schema import Config
 
 CHARACTERS_PER_TOKEN = 4  # of English text under a sub-word vocabulary of some 32,000 tokens
 ROUND = 16

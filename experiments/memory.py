@@ -17,12 +17,13 @@ from dataclasses import asdict, replace
 import torch
 from hydra import compose, initialize_config_dir
 
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.costs.ledger import ledger_for
 from adaptbench.costs.measured import accelerator_peak, process_peak, resident
 from adaptbench.methods.base import Adaptation, TrainedMethod
 from adaptbench.models.backbone import load
 from adaptbench.runner import prepare_cell
+from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import evaluate, readings
 from experiments.bill_text import size
 from experiments.commandline import CONF, REPOSITORY, check_options, one_clear_line, program_arguments, take_option

@@ -7,12 +7,13 @@ import numpy as np
 from hydra import compose
 from omegaconf import DictConfig
 
-from adaptbench.config import Config, resolve
+from adaptbench.config import resolve
 from adaptbench.data.example import TaskData
+from adaptbench.data.prompts import render
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import Prompt
 from adaptbench.errors import InputError
-from adaptbench.training.stream import render
+from adaptbench.schema import Config
 from experiments.commandline import program_arguments
 
 CAP = 500_000  # rows from which on a data set counts as having CAP / (number of templates) of them (Sanh et al. 2022)

@@ -18,9 +18,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, meta_backbone
+from adaptbench.schema import Config
 from experiments.commandline import CONF, check_options, one_clear_line, take_option
 
 PUBLISHED = Path(__file__).parents[1] / "analysis" / "published" / "tfew.csv"

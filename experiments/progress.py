@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from adaptbench.config import Config
+from adaptbench.schema import Config
 
 _sweep: tqdm | None = None
 _silent = False

@@ -14,12 +14,13 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from adaptbench import provenance
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.costs.quote import Spent
 from adaptbench.costs.table1 import NOMINAL, Sources, rows
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import meta_backbone
 from adaptbench.preflight import check_output
+from adaptbench.schema import Config
 from experiments.commandline import CONF, one_clear_line
 from experiments.cost import take_text
 

@@ -1,8 +1,8 @@
 """Small tasks with unequal lengths, for tests."""
 
-from adaptbench.config import RecipeConfig
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.templates import Template
+from adaptbench.schema import RecipeConfig
 
 SUBJECTS = ("the cat", "a dog", "the large red house", "it", "the small blue mat", "a good answer")
 

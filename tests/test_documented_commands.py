@@ -22,9 +22,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from adaptbench.commands import PROGRAMS
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.methods import METHODS
 from adaptbench.runner import prepare_cell
+from adaptbench.schema import Config
 from experiments import cells, pretrain
 from experiments.commandline import CONF, program_arguments
 from experiments.dry_run import Estimate

@@ -12,11 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from adaptbench import preflight as module
-from adaptbench.config import Config, TrackingConfig, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.models import placement
 from adaptbench.preflight import check_output, preflight
+from adaptbench.schema import Config, TrackingConfig
 from experiments.commandline import CONF
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from adaptbench import preflight, tracking
-from adaptbench.config import TrackingConfig
 from adaptbench.record import KEYS, RunRecord
+from adaptbench.schema import TrackingConfig
 from adaptbench.tracking import NoTracker, WandbTracker, tracker
 from experiments import cells
 from tests.end_to_end.conftest import call  # noqa: F401  (a fixture)

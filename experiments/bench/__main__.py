@@ -14,20 +14,20 @@ from pathlib import Path
 import torch
 
 from adaptbench import provenance
-from adaptbench.config import DatasetConfig, RecipeConfig
 from adaptbench.data.batching import collate, encode
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.sources import load_task
 from adaptbench.methods import METHODS
 from adaptbench.methods.base import Adaptation, TrainedMethod
 from adaptbench.models.backbone import Backbone, load_backbone
 from adaptbench.preflight import check_output
 from adaptbench.record import now
+from adaptbench.schema import DatasetConfig, RecipeConfig
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.metrics import predict
 from adaptbench.scoring.rank import token_log_probabilities
-from adaptbench.training.stream import evaluation_prompts
 from experiments.bench import RESULTS
 from experiments.commandline import Options, at_least_one, one_clear_line, plain_name
 

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from adaptbench import provenance
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.costs.flops import count
 from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.measured import accelerator_peak
@@ -31,6 +31,7 @@ from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.backbone import NO_LIMIT, Backbone, load_config, pick_device
 from adaptbench.preflight import check_output
 from adaptbench.record import now
+from adaptbench.schema import Config
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer

@@ -1,171 +1,20 @@
-"""What a run may be told: dataclasses that are at once Hydra's schema, its types and its documentation.
-
-YAML files in conf/ carry names and numbers only; a registry of dataclasses (see `methods`) gives them
-meaning. A misspelt key, an unknown choice or a wrong type fails while the configuration is composed.
-"""
+"""From a composed configuration to a checked one, and to the id of each of its runs (the schema: `schema.py`)."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adaptbench.data.labels import label_mapping, shown_names
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
-from adaptbench.models.backbone import LOGITS_LIMIT, resolve_path
+from adaptbench.models.backbone import resolve_path
 from adaptbench.models.identity import content_id
-
-NORMS = ("token", "none", "character", "byte")
-LOSSES = ("lm", "unlikelihood", "length_normalized")
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass
-class ModelConfig:
-    """A base model: a folder in Hugging Face format, a hub id, or `microworld:<name>` (shipped here)."""
-
-    name: str = MISSING
-    path: str = MISSING
-    revision: str | None = None
-    """Branch, tag or commit of a hub model; null: its main branch. Runs are known by the commit it stands for."""
-    dtype: str = "float32"
-    """Of the frozen weights; what is trained, and the optimizer's statistics, are float32 at least."""
-    max_length: int | None = None
-    """Longest input in tokens; None takes the model's own limit."""
-    overlong: str = "refuse"
-    """Prompts beyond it: refuse, or truncate (and record how many were)."""
-    device_map: str | None = None
-    """auto: spread over the accelerators and the memory there are (accelerate); null: all on `device`."""
-    quantization: str = "none"
-    """none, 8bit or 4bit (bitsandbytes)."""
-    logits_limit: int = LOGITS_LIMIT
-    """Most bytes that the logits of a pass may take, all its runs together: batches are split, many choices sliced."""
-    shape: dict[str, Any] = field(default_factory=dict)
-    """The architecture's published configuration, for counting without weights or network."""
-
-
-@dataclass
-class DatasetConfig:
-    """A task. `source` says what the other fields mean: microworld, files (paths) or hub (split names)."""
-
-    name: str = MISSING
-    source: str = MISSING
-    path: str | None = None
-    subset: str | None = None
-    revision: str | None = None
-    train: str | None = None
-    evaluation: str | None = None
-    folder: str = "."
-    """Where relative paths of files start."""
-    local: dict[str, str] = field(default_factory=dict)
-    """Files read for a hub data set's splits where they are there: {train: .., evaluation: .., stand_in: ..}."""
-    stand_in: str | None = None
-    """Split evaluated where neither file nor hub has `evaluation`, from `local.stand_in`; records and tables say so."""
-    draws: str | None = None
-    """Ready-made few-shot draws: a path with `{seed}` in it."""
-    sampling: str = "natural"
-    """How few-shot sets are drawn: natural (as they come) or stratified (equally many of each label)."""
-    shots: int | None = None
-    metric: str = "accuracy"
-    columns: dict[str, Any] = field(default_factory=dict)
-    """Template field -> column of the file, or several of which the first there is counts; `a.b` looks inside `a`."""
-    operations: list[str] = field(default_factory=list)
-    """Named clean-ups of every row (see `data/rows.py`)."""
-    labels: Any = field(default_factory=dict)
-    """Label as written in the file -> index of its answer choice: where given, nothing else is accepted.
-
-    Templates see the first name of an index; further ones are other spellings of it.
-    """
-    numbers: list[str] = field(default_factory=list)
-    """Template fields to compute with: CSV and TSV hold text."""
-    skip_bad_rows: bool = False
-    """Leave out rows that cannot be read or phrased, and name them in the record, instead of refusing the file."""
-    unlabelled: bool = False
-    """Evaluation rows have no labels: predictions are recorded and no score."""
-    answer_delimiter: str = " "
-    """What stands between a prompt and its answer; empty for languages that write no spaces."""
-    without_losses: list[str] = field(default_factory=list)
-    """Losses of the recipe that training on this dataset leaves out."""
-    prompts: str | None = None
-    """own (`templates`) or promptsource; null: own where there are some."""
-    promptsource: str | None = None
-    """A promptsource `templates.yaml`; its original-task templates are used."""
-    promptsource_skip: list[str] = field(default_factory=list)
-    """Templates of that file to leave out."""
-    templates: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Name -> {jinja, answer_choices}, in the P3 format."""
-    fetch: str | None = None
-    """What to type or do where the data are missing, if it is not the hub's own command."""
-
-
-@dataclass
-class RecipeConfig:
-    """How methods are trained: shared by all, so that methods differ in nothing else (paper, section 3.2-3.3)."""
-
-    name: str = MISSING
-    losses: list[str] = field(default_factory=lambda: list(LOSSES))
-    optimizer: str = "adafactor"
-    batch_size: int = 8
-    warmup_fraction: float = 0.06
-    clip_norm: float = 1.0
-    pretrained_ia3: str = "outputs/vectors/${model.name}"
-    """Where T-Few's adapter starts from (paper, section 3.4): a folder, microworld:<name>, or the released `.pt`."""
-    training: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per method: its steps, learning rate and size, referred to by conf/method/*.yaml."""
-
-
-@dataclass
-class TrackingConfig:
-    """Where finished records are mirrored to, besides the files."""
-
-    name: str = "none"
-    project: str = "adaptbench"
-    mode: str = "offline"
-
-
-@dataclass
-class Config:
-    """One cell: a method on a model and a dataset, for some seeds."""
-
-    name: str = "default"
-    """The experiment: results go to outputs/<name>/."""
-    method: Any = MISSING
-    model: ModelConfig = MISSING
-    dataset: DatasetConfig = MISSING
-    recipe: RecipeConfig = MISSING
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    seeds: list[int] = field(default_factory=lambda: [42, 1024, 0, 1, 32])
-    shots: int | None = None
-    """Few-shot examples; None takes the dataset's own number."""
-    limit: int | None = None
-    """Evaluate only the first so many rows."""
-    template: str = "random"
-    """`random`: one per example, as in the paper; a template's name; or `all`: every one is scored."""
-    norm: str = "token"
-    """Length normalisation of choice scores: token, none, character, byte."""
-    eval_batch_size: int = 128
-    device: str = "auto"
-    output: str = MISSING
-    keep_adapters: bool = True
-    """False deletes what a run would have to store once its size is known."""
-    max_fused: int | None = None
-    """Most runs to train in one pass; None: all seeds of a cell. Fewer where memory is short."""
-    progress: bool = True
-    seconds_per_run: float | None = None
-    """Measured, on a machine named beside it: what a sweep says it will take."""
-    dry_run: bool = False
-    """Check everything, price every cell, estimate the GPU hours, train nothing."""
-    gpu_tflops: float = 100.0
-    """Sustained teraFLOP/s that the estimate assumes: about a third of an A100's bfloat16 peak."""
-    cells: list[dict[str, Any]] = field(default_factory=list)
-    """Which cells of a sweep's grid belong to it, in the order to run them; empty: all.
-
-    [{model: [..], method: [..]}, ..]
-    """
+from adaptbench.schema import DTYPES, LOSSES, NORMS, Config, DatasetConfig, ModelConfig, RecipeConfig, TrackingConfig
 
 
 def register_schemas() -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from adaptbench.config import Config
 from adaptbench.costs.storage import stored_bytes
 from adaptbench.errors import InputError
 from adaptbench.models.at_hand import check_at_hand
@@ -29,6 +28,7 @@ from adaptbench.models.backbone import (
 from adaptbench.models.checks import check_loadable
 from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
+from adaptbench.schema import Config
 from adaptbench.tracking import check_tracking
 
 PROBE = 2**20  # bytes written to see whether there is room: more than the files of a small run

@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from adaptbench import provenance
-from adaptbench.config import Config, question, run_id, scientific
+from adaptbench.config import question, run_id, scientific
 from adaptbench.costs.ledger import Bill, ledger_for
 from adaptbench.data.example import TaskData, fingerprint, wording
 from adaptbench.data.fewshot import FewShotSet, draw
+from adaptbench.data.prompts import DRAWN, evaluation_prompts
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
@@ -23,10 +24,10 @@ from adaptbench.methods import Adaptation
 from adaptbench.models.backbone import load
 from adaptbench.preflight import check_output, preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
+from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import all_readings, evaluate
 from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, chance, items, not_finite, table
 from adaptbench.tracking import tracker
-from adaptbench.training.stream import DRAWN, evaluation_prompts
 
 SKIPPED_NAMED = 100  # bad rows that a record names; it counts all
 

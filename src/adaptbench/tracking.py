@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from adaptbench.config import TrackingConfig
 from adaptbench.errors import InputError, one_line
 from adaptbench.record import RunRecord
+from adaptbench.schema import TrackingConfig
 
 SECONDS = 60.0  # to wait for the service, once; after that it counts as out of reach
 

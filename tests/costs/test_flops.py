@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from adaptbench.costs.flops import StepPrices, count, total
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape, collate, encode, shape_of
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
 from adaptbench.models.anatomy import LinearSite
 from adaptbench.scoring.rank import token_log_probabilities
-from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
 from tests.factories import recipe, toy_task
 

@@ -6,10 +6,10 @@ import torch
 from adaptbench.costs.memory import PeakTracker, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape, collate, encode, shape_of
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
 from adaptbench.models.anatomy import Anatomy, AttentionSite
 from adaptbench.scoring.rank import token_log_probabilities
-from adaptbench.training.stream import evaluation_prompts
 from tests.factories import recipe, toy_task
 
 

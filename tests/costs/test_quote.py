@@ -6,11 +6,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from adaptbench.config import Config, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.costs import paper
 from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.quote import Cell, Flops, Spent, break_even, spent
 from adaptbench.models.backbone import meta_backbone
+from adaptbench.schema import Config
 
 CONF = Path(__file__).parents[2] / "conf"
 PUBLISHED = {  # parameters, from the model cards and, for GPT-3, table 2.1

@@ -8,13 +8,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from adaptbench.config import DatasetConfig, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import draw
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable
 from adaptbench.errors import InputError
+from adaptbench.schema import DatasetConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 SEEDS = (0, 1, 32, 42, 1024)

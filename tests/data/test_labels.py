@@ -9,10 +9,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptbench.config import Config, DatasetConfig, question, register_schemas, resolve
+from adaptbench.config import question, register_schemas, resolve
 from adaptbench.data.labels import label_index, label_mapping, shown_names
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
+from adaptbench.schema import Config, DatasetConfig
 from experiments.commandline import CONF, program_arguments
 
 STARS = {"1": 0, "2": 1, "3": 2, "4": 3, "5": 4}

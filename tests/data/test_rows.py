@@ -6,15 +6,16 @@ import types
 
 import pytest
 
-from adaptbench.config import Config, DatasetConfig, register_schemas, resolve
+from adaptbench.config import register_schemas, resolve
 from adaptbench.data.example import fingerprint
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError, RowError
 from adaptbench.methods.icl import _emptied
 from adaptbench.runner import prepare_cell
-from adaptbench.training.stream import evaluation_prompts
+from adaptbench.schema import Config, DatasetConfig
 
 ASKS = "{{text}} ||| {{answer_choices[label]}}"
 HINT = " (dataset.skip_bad_rows=true leaves such rows out)"

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaptbench.config import DatasetConfig
 from adaptbench.data.fewshot import draw
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
+from adaptbench.schema import DatasetConfig
 
 TEMPLATES = {"plain": {"jinja": "{{text}} ||| {{answer_choices[label]}}", "answer_choices": "no ||| yes"}}
 ROWS = [{"text": f"row {i}", "label": i % 2} for i in range(12)]

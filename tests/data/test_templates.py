@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptbench.data.example import Example, TaskData
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
 from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, predicted, table
-from adaptbench.training.stream import evaluation_prompts
 
 ROW = {"premise": "it rains", "label": 1}
 

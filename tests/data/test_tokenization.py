@@ -11,13 +11,14 @@ from transformers import PreTrainedTokenizerFast, T5Tokenizer
 from adaptbench.data.batching import encode
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.templates import Prompt, Template
 from adaptbench.data.tokenization import control_ids, joined, marks, token_ids
 from adaptbench.errors import InputError
 from adaptbench.methods.icl import InContextLearning
 from adaptbench.methods.zero_shot import ZeroShot
 from adaptbench.scoring.evaluate import readings
-from adaptbench.training.stream import TrainingStream, evaluation_prompts
+from adaptbench.training.stream import TrainingStream
 from tests.factories import recipe
 from tests.scoring.tokenizers import KINDS, NAMES, SPECIAL, TEXT
 

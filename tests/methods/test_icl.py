@@ -14,13 +14,13 @@ from adaptbench.costs.meta import MetaRun, meta_batch
 from adaptbench.data.batching import Shape, collate, encode
 from adaptbench.data.example import Example
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.errors import InputError
 from adaptbench.methods.icl import InContextLearning, balanced, last_that_fit
 from adaptbench.methods.neighbours import nearest
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.scoring.shared_context import shared_context
-from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
 from tests.factories import recipe, toy_task
 

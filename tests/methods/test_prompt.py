@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from adaptbench.data.batching import collate, encode
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods.prompt import PromptTuning
 from adaptbench.scoring.rank import token_log_probabilities
-from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
 from tests.factories import toy_task
 

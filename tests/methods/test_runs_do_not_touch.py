@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptbench.config import DatasetConfig
 from adaptbench.data.batching import collate, encode
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.sources import load_task
 from adaptbench.methods import METHODS
 from adaptbench.methods.base import TrainedMethod
 from adaptbench.models.backbone import load_backbone
+from adaptbench.schema import DatasetConfig
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
-from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
 from tests.factories import recipe, toy_task
 from tests.methods.roster import NOT_THE_IDENTITY, VARIANTS

@@ -8,13 +8,13 @@ import torch
 from adaptbench.costs.ledger import CostLedger
 from adaptbench.data.batching import collate, encode, shape_of
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
 from adaptbench.methods.fish_mask import FishMask, fisher_information
 from adaptbench.methods.prefix import Prefix, states_of_text
 from adaptbench.scoring.evaluate import Reading
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
-from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import ARCHITECTURES
 from tests.factories import recipe, toy_task
 from tests.methods.roster import VARIANTS

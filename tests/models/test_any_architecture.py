@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from adaptbench.costs.ledger import CostLedger
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.methods.icl import InContextLearning
@@ -17,7 +18,6 @@ from adaptbench.methods.zero_shot import ZeroShot
 from adaptbench.models.anatomy import ARCHITECTURES
 from adaptbench.models.backbone import Backbone, load_backbone, meta_backbone
 from adaptbench.scoring.evaluate import all_readings, evaluate
-from adaptbench.training.stream import evaluation_prompts
 from tests.conftest import WORDS, bpe_tokenizer
 from tests.factories import recipe, toy_task
 from tests.models.architectures import WINDOW, largest_difference, save_tiny

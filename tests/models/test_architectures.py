@@ -15,6 +15,7 @@ from adaptbench.costs.meta import MetaRun
 from adaptbench.costs.quote import Cell, quote
 from adaptbench.data.batching import Batch, collate, encode, shape_of
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation
 from adaptbench.methods.icl import InContextLearning
@@ -25,7 +26,6 @@ from adaptbench.models.backbone import Backbone, meta_backbone
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
-from adaptbench.training.stream import evaluation_prompts
 from tests.factories import recipe, toy_task
 from tests.methods.roster import VARIANTS
 from tests.models.architectures import (

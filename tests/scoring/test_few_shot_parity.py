@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.templates import Template
 from adaptbench.methods.icl import InContextLearning
 from adaptbench.methods.zero_shot import ZeroShot
 from adaptbench.models.backbone import load_backbone
 from adaptbench.scoring.evaluate import evaluate
-from adaptbench.training.stream import evaluation_prompts
 from tests.factories import recipe
 from tests.scoring.tokenizers import KINDS
 

@@ -20,17 +20,18 @@ from adaptbench.costs.memory import PeakTracker, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun, meta_batch
 from adaptbench.data.batching import Encoded, Shape, shape_of
 from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.templates import Prompt
 from adaptbench.methods import METHODS
 from adaptbench.methods.icl import InContextLearning
-from adaptbench.models.backbone import LOGITS_LIMIT, Backbone, from_config
+from adaptbench.models.backbone import Backbone, from_config
 from adaptbench.runner import run_cell
+from adaptbench.schema import LOGITS_LIMIT
 from adaptbench.scoring import limits
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.limits import PassSize, in_slices, logits_bytes, pass_size
 from adaptbench.training import loop
 from adaptbench.training.optim import Adafactor, RunOptimizer
-from adaptbench.training.stream import evaluation_prompts
 from tests.factories import recipe, toy_task
 
 CONF = Path(__file__).parents[2] / "conf"

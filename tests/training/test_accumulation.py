@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from adaptbench.data.batching import Encoded, encode
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
 from adaptbench.scoring.limits import PassSize
 from adaptbench.training import loop
 from adaptbench.training.loop import TrainingLog, accumulate
 from adaptbench.training.losses import LOSSES
 from adaptbench.training.optim import Adafactor, RunOptimizer
-from adaptbench.training.stream import evaluation_prompts
 from tests.factories import toy_task
 
 PROMPTS = evaluation_prompts(toy_task(24, "yes ||| no ||| maybe not ||| the large red house"), "random")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 from adaptbench.costs import paper
 from adaptbench.costs.cached import cached_memory
@@ -14,10 +13,8 @@ from adaptbench.data.batching import Shape, shape_of
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
+from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.evaluate import Reading
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Bill:
 _ledgers: dict[tuple[str, str, str], "CostLedger"] = {}
 
 
-def ledger_for(method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "CostLedger":
+def ledger_for(method: Method, backbone: Backbone, recipe: RecipeConfig) -> "CostLedger":
     """The ledger of a method on a model: prices depend on shapes only, so cells share it across data sets."""
     model = f"{backbone.name} {backbone.dtype} {backbone.logits_limit} {backbone.model.config}"
     key = (repr(method), model, repr(recipe))
@@ -49,7 +46,7 @@ def ledger_for(method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "C
 class CostLedger:
     """Prices the runs of one method on one model, outside any timed region."""
 
-    def __init__(self, method: Method, backbone: Backbone, recipe: "RecipeConfig"):
+    def __init__(self, method: Method, backbone: Backbone, recipe: RecipeConfig):
         self._run = MetaRun.of(method, backbone, recipe)
         self._prices = StepPrices(self._run)
         merged = self._run.merged(method)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from adaptbench.costs import paper
 from adaptbench.data.batching import Shape, encode
 from adaptbench.data.example import TaskData
+from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.templates import Prompt
 from adaptbench.data.tokenization import token_ids
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone
-from adaptbench.training.stream import evaluation_prompts
 
 MOST = 500  # rows looked at: means need no more
 

@@ -7,7 +7,6 @@ plain matrix products like those of the meta device: the counts are the same.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.models.backbone import Backbone
+from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize, in_slices
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
 
 META = torch.device("meta")
 WHOLE = PassSize()
@@ -32,10 +29,10 @@ class MetaRun:
     """One run of a method on a meta copy of the model: the same computation, nothing but shapes."""
 
     adaptation: Adaptation
-    recipe: "RecipeConfig"
+    recipe: RecipeConfig
 
     @classmethod
-    def of(cls, method: Method, backbone: Backbone, recipe: "RecipeConfig") -> "MetaRun":
+    def of(cls, method: Method, backbone: Backbone, recipe: RecipeConfig) -> "MetaRun":
         return cls(method.prepare_to_count(backbone), recipe)
 
     def merged(self, method: Method) -> "MetaRun | None":

@@ -6,7 +6,6 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from adaptbench.costs import paper
 from adaptbench.costs.cached import CachedFlops, cached_flops, cached_memory
@@ -21,9 +20,7 @@ from adaptbench.methods.base import Method
 from adaptbench.methods.contexts import ReadingPlan
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.checks import positions
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
+from adaptbench.schema import RecipeConfig
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Cell:
 
     method: Method
     backbone: Backbone
-    recipe: "RecipeConfig"
+    recipe: RecipeConfig
     lengths: Lengths
     shots: int
 

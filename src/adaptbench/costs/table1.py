@@ -7,7 +7,6 @@ not include the query's own tokens. `formula` is the text's formula taken litera
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -18,9 +17,7 @@ from adaptbench.costs.quote import Cell, Spent, spent
 from adaptbench.costs.storage import stored_bytes
 from adaptbench.methods.base import Method
 from adaptbench.models.backbone import Backbone
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
+from adaptbench.schema import RecipeConfig
 
 NOMINAL = {"t0_11b": 11e9, "t5_lm_xxl": 11e9, "gpt3_6_7b": 6.7e9, "gpt3_13b": 13e9, "gpt3_175b": 175e9}
 STEPS, BATCH = 1000, 8
@@ -46,7 +43,7 @@ class Sources:
 
     backbones: Mapping[str, Backbone]
     methods: Mapping[str, Method]
-    recipe: "RecipeConfig"
+    recipe: RecipeConfig
 
     def cell(self, method: str, model: str, shots: int = paper.SHOTS) -> Cell:
         return Cell(self.methods[method], self.backbones[model], self.recipe, Lengths(), shots)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from adaptbench.config import DatasetConfig
 from adaptbench.errors import InputError
+from adaptbench.schema import DatasetConfig
 
 
 class Unavailable(InputError):

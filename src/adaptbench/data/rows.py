@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from adaptbench.config import DatasetConfig
 from adaptbench.data.example import Example
 from adaptbench.data.hellaswag import cleaned
 from adaptbench.data.labels import is_null, label_index
 from adaptbench.data.readers import Malformed
 from adaptbench.data.templates import UNLABELLED, NotApplicable, Template
 from adaptbench.errors import InputError, RowError
+from adaptbench.schema import DatasetConfig
 
 # Named ways to put a row right before anything else sees it (`operations` in a dataset's YAML).
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"hellaswag": cleaned}

@@ -8,7 +8,6 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaptbench.config import DatasetConfig
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.hub import Unavailable, hub_rows
 from adaptbench.data.labels import shown_names
@@ -17,6 +16,7 @@ from adaptbench.data.readers import read_rows
 from adaptbench.data.rows import to_examples
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
+from adaptbench.schema import DatasetConfig
 
 
 def load_task(config: DatasetConfig) -> TaskData:

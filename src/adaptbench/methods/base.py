@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from safetensors.torch import save_model
@@ -22,10 +22,8 @@ from adaptbench.methods.delta import Delta
 from adaptbench.methods.norms import train_norms
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
+from adaptbench.schema import RecipeConfig
 from adaptbench.training.loop import TrainingLog, train
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
 
 METHODS: dict[str, type["Method"]] = {}
 M = TypeVar("M", bound=type["Method"])
@@ -163,7 +161,7 @@ class Method:
         backbone: Backbone,
         task: TaskData,
         few_shot_sets: Sequence[FewShotSet],
-        recipe: "RecipeConfig",
+        recipe: RecipeConfig,
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
@@ -209,7 +207,7 @@ class TrainedMethod(Method):
         backbone: Backbone,
         task: TaskData,
         few_shot_sets: Sequence[FewShotSet],
-        recipe: "RecipeConfig",
+        recipe: RecipeConfig,
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
@@ -221,7 +219,7 @@ class TrainedMethod(Method):
         adaptation: Adaptation,
         task: TaskData,
         few_shot_sets: Sequence[FewShotSet],
-        recipe: "RecipeConfig",
+        recipe: RecipeConfig,
         template: str,
         progress: bool,
     ) -> Adaptation:

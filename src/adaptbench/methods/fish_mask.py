@@ -6,7 +6,7 @@ trained and kept are the chosen values and their places, not a dense copy of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,10 @@ from adaptbench.methods import hooks
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
 from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.backbone import Backbone
+from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.stream import TrainingStream
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
 
 
 class Chosen(Piece):
@@ -118,7 +116,7 @@ class FishMask(TrainedMethod):
         backbone: Backbone,
         task: TaskData,
         few_shot_sets: Sequence[FewShotSet],
-        recipe: "RecipeConfig",
+        recipe: RecipeConfig,
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
@@ -136,7 +134,7 @@ class FishMask(TrainedMethod):
 
 
 def fisher_information(
-    backbone: Backbone, task: TaskData, few_shot: FewShotSet, recipe: "RecipeConfig", template: str
+    backbone: Backbone, task: TaskData, few_shot: FewShotSet, recipe: RecipeConfig, template: str
 ) -> tuple[dict[str, Tensor], list[Shape]]:
     """Mean squared gradient of every parameter over the few-shot examples, one at a time, without dropout."""
     model = backbone.model

@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.data.prompts import DRAWN, evaluation_prompts, render
 from adaptbench.data.templates import NotApplicable, Prompt, Template
 from adaptbench.data.tokenization import marks, token_ids
 from adaptbench.errors import InputError
@@ -16,7 +17,6 @@ from adaptbench.methods.base import Adaptation, Method, register
 from adaptbench.methods.contexts import Context, Contexts, ReadingPlan
 from adaptbench.methods.neighbours import nearest
 from adaptbench.models.backbone import Backbone
-from adaptbench.training.stream import DRAWN, evaluation_prompts, render
 
 TEMPLATE_STREAM, ORDER_STREAM = 2, 3  # keep these random choices apart from other uses of the seed
 SEAM = 2  # tokens that a joined text may have more than its parts, or fewer: a line end read as two, say

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -34,13 +34,10 @@ from adaptbench.models.experts import COUNTED
 from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
 from adaptbench.models.trial import check_by_trial, runs_without_storage
-
-if TYPE_CHECKING:
-    from adaptbench.config import ModelConfig
+from adaptbench.schema import LOGITS_LIMIT, ModelConfig
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 SMALL = 10_000_000  # parameters
-LOGITS_LIMIT = 2**28  # bytes
 NO_LIMIT = 10**9  # tokenizers report absurd numbers where a model has no limit of its own
 
 
@@ -113,7 +110,7 @@ class Backbone:
         return replace(self, model=copy.deepcopy(self.model).requires_grad_(True))
 
 
-def load(model: "ModelConfig", device: str = "auto") -> Backbone:
+def load(model: ModelConfig, device: str = "auto") -> Backbone:
     """The model a configuration names, loaded once per process."""
     return load_backbone(
         model.name,

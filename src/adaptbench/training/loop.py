@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,11 @@ from adaptbench.data.batching import Encoded, Shape, collate, encode, shape_of
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.models.backbone import Backbone
+from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize, in_slices, pass_size, smaller
 from adaptbench.training.losses import per_run_loss
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
 from adaptbench.training.stream import TrainingStream
-
-if TYPE_CHECKING:
-    from adaptbench.config import RecipeConfig
 
 
 @dataclass
@@ -39,7 +36,7 @@ def train(
     parameters: Sequence[nn.Parameter],
     task: TaskData,
     few_shot_sets: Sequence[FewShotSet],
-    recipe: "RecipeConfig",
+    recipe: RecipeConfig,
     *,
     steps: int,
     learning_rate: float,
