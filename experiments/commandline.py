@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import yaml
 from hydra._internal.utils import get_args_parser
@@ -119,35 +119,6 @@ def plain_name(text: str) -> str:
     if not text or Path(text).name != text:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a name, not a path")
     return text
-
-
-def check_kinds(given: Any, default: Any, name: str = "") -> None:
-    """Whether settings that have no schema are of the kind of their defaults: numbers (none negative), texts, lists.
-
-    Raises:
-        InputError: names the setting, its value and what was expected.
-    """
-    if isinstance(default, dict) and isinstance(given, dict):
-        for key, value in given.items():
-            if key in default:
-                check_kinds(value, default[key], f"{name}.{key}".lstrip("."))
-        return
-    if isinstance(default, list) and isinstance(given, list):
-        for position, value in enumerate(given):
-            if default:
-                check_kinds(value, default[0], f"{name}[{position}]")
-        return
-    wanted = (int, float) if isinstance(default, float) else type(default)
-    if isinstance(given, bool) != isinstance(default, bool) or not isinstance(given, wanted):
-        raise InputError(f"{name}={given!r}: expected {KINDS[type(default)]}, such as {default!r}")
-    if isinstance(given, int | float) and given < 0:
-        raise InputError(f"{name}={given!r}: expected at least 0")
-
-
-KINDS: dict[type, str] = {
-    **{bool: "true or false", int: "a whole number", float: "a number"},
-    **{str: "a text", list: "a list", dict: "a dictionary"},
-}
 
 
 @contextmanager

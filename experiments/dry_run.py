@@ -123,7 +123,7 @@ def _context(cell: Cell, template: str, plan: ReadingPlan, counter: Any, room: i
         return 0
     separator = getattr(cell.config.method, "separator", "")
     shown = [
-        f"{prompt.input}{prompt.delimiter}{prompt.choices[prompt.label]}{separator}"
+        f"{prompt.input}{prompt.delimiter}{prompt.target}{separator}"
         for prompt in _few_shot_prompts(cell)
         if prompt.template == template
     ]

@@ -39,7 +39,7 @@ class Mixture:
     def _one(self, task: int, rng: np.random.Generator) -> Prompt:
         rows = self.tasks[task].train
         prompt = render(self.tasks[task], rows[int(rng.integers(len(rows)))], "random", rng)
-        return replace(prompt, choices=(prompt.choices[prompt.label],), label=0)
+        return replace(prompt, choices=(prompt.target,), label=0)
 
 
 def _weight(rows: int, templates: int) -> float:
@@ -53,7 +53,7 @@ def composed(recipe: DictConfig) -> tuple[Config, Mixture]:
         InputError: an unknown name, an empty mixture, data that are not there, or a data set without a training split.
     """
     if not recipe.mixture:
-        raise InputError("ia3.mixture=[]: expected names of data sets (conf/dataset), such as [boolq,rte,sst2]")
+        raise InputError("recipes.ia3.mixture=[]: expected names of data sets (conf/dataset), such as [boolq,rte,sst2]")
     cells = [cell(recipe, dataset) for dataset in recipe.mixture]
     tasks = [load_task(one.dataset) for one in cells]
     for task in tasks:

@@ -6,7 +6,7 @@
 
 and (IA)^3 vectors for any model on any multitask mixture, where `method=t_few` starts from (paper, section 3.4):
 
-    python -m experiments.pretrain models=[ia3] ia3.start=t0_3b ia3.mixture=[boolq,sst2]
+    python -m experiments.pretrain models=[ia3] recipes.ia3.start=t0_3b recipes.ia3.mixture=[boolq,sst2]
 
 Batch i is a function of (seed, i) alone, so a run that was killed continues from its last checkpoint as if nothing had
 happened. One thread: at this size more threads cost more than they give, and one makes the result reproducible.
@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import transformers
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, T5ForConditionalGeneration
@@ -47,7 +47,7 @@ from adaptbench.models.backbone import Backbone, load, load_backbone
 from adaptbench.preflight import bytes_of_a_run, check_output
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm
-from experiments.commandline import CONF, check_kinds, check_options, one_clear_line
+from experiments.commandline import CONF, check_options, one_clear_line
 from experiments.mixture import composed
 
 Loss = Callable[[DictConfig, int], Tensor]  # (stage, step) -> a scalar
@@ -154,7 +154,7 @@ def optimizer_of(model: nn.Module, recipe: DictConfig) -> torch.optim.Optimizer:
 
 def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
     """All stages of a model's recipe, from its last checkpoint if there is one."""
-    recipe = cfg[name]
+    recipe = cfg.recipes[name]
     steps = [stage.fast_steps if cfg.fast else stage.steps for stage in recipe.stages]
     schedule = [stage for stage, count in zip(recipe.stages, steps, strict=True) for _ in range(count)]
     torch.manual_seed(cfg.seed)
@@ -199,7 +199,7 @@ def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
 
 def folder_of(name: str, cfg: DictConfig) -> Path:
     """Where the finished model goes."""
-    return Path(cfg[name].get("output") or Path(cfg.output) / name)
+    return Path(cfg.recipes[name].output or Path(cfg.output) / name)
 
 
 def unfinished(name: str, cfg: DictConfig) -> Path:
@@ -229,7 +229,7 @@ def ship(name: str, trainee: Trainee, state: dict[str, Any], cfg: DictConfig) ->
     provenance = {
         "model": name,
         "command": f"python -m experiments.pretrain models=[{name}]" + (" fast=true" if cfg.fast else ""),
-        "recipe": OmegaConf.to_container(cfg[name]),
+        "recipe": OmegaConf.to_container(cfg.recipes[name]),
         "seed": cfg.seed,
         "world_seed": world.SEED,
         "autocast_bfloat16": cfg.autocast,
@@ -258,12 +258,9 @@ def cpu_name() -> str:
 
 def pretrain(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
-    if not isinstance(cfg.models, ListConfig):
-        raise InputError(f"models={cfg.models!r}: expected a list, such as [micro_gpt_s]")
-    known = [name for name, recipe in cfg.items() if isinstance(recipe, DictConfig) and "stages" in recipe]
-    unknown = [name for name in cfg.models if name not in known]
+    unknown = [name for name in cfg.models if name not in cfg.recipes]
     if unknown:
-        raise InputError(f"models={unknown}: expected some of {known}")
+        raise InputError(f"models={unknown}: expected some of {list(cfg.recipes)}")
     _check(cfg)
     for name in cfg.models:
         trainee, state = train(name, cfg)
@@ -273,13 +270,15 @@ def pretrain(cfg: DictConfig) -> None:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Settings are of the right kind, and what is trained can be kept: known before hours are spent on it."""
-    default: Any = OmegaConf.to_container(OmegaConf.load(Path(CONF) / "pretrain.yaml"))
-    check_kinds(OmegaConf.to_container(cfg, resolve=True), default)
+    """Numbers are none below zero, and what is trained can be kept: known before hours are spent on it."""
+    default: Any = OmegaConf.load(Path(CONF) / "pretrain.yaml")
+    for name, value in numbers(OmegaConf.to_container(cfg, resolve=True)):
+        if value < 0:
+            raise InputError(f"{name}={value}: expected at least 0")
     if cfg.checkpoint_every < 1:
         raise InputError(f"checkpoint_every={cfg.checkpoint_every}: expected at least 1")
-    shipped = [name for name in cfg.models if not cfg[name].get("output")]
-    if shipped and cfg.output == default["output"] and not Path(cfg.output).is_dir():
+    shipped = [name for name in cfg.models if not cfg.recipes[name].output]
+    if shipped and cfg.output == default.output and not Path(cfg.output).is_dir():
         raise InputError(f"output={cfg.output!r}: not here; say where {', '.join(shipped)} should go: output=<folder>")
     for position, name in enumerate(cfg.models):
         check_output(folder_of(name, cfg), f"output of {name}")
@@ -288,13 +287,22 @@ def _check(cfg: DictConfig) -> None:
     check_output(Path(cfg.checkpoints), "checkpoints")
 
 
+def numbers(tree: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a nested configuration with its dotted name."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield from numbers(value, f"{name}.{key}".lstrip("."))
+    if isinstance(tree, int | float):
+        yield name, tree
+
+
 def _check_start(name: str, cfg: DictConfig, before: list[str]) -> None:
     """What a model continues from is there, or will be once those before it are trained."""
-    recipe = cfg[name]
+    recipe = cfg.recipes[name]
     if recipe.kind == "ia3_on_mixture":
         config, _ = composed(recipe)
         bytes_of_a_run(config)
-    elif recipe.get("start") and recipe.start not in before:
+    elif recipe.start and recipe.start not in before:
         finished(recipe.start, cfg)
 
 

@@ -82,10 +82,10 @@ def put_together(given: list[str]) -> list[str]:
     """What would be trained is put together; data sets of the hub have to exist in conf/dataset, no more."""
     arguments = []
     for one in given:
-        if one.startswith("ia3.mixture="):
+        if one.startswith("recipes.ia3.mixture="):
             for name in one.partition("=")[2].strip("[]").split(","):
                 assert (Path(CONF) / "dataset" / f"{name}.yaml").is_file(), name
-            one = "ia3.mixture=[micro_rte,micro_cb]"
+            one = "recipes.ia3.mixture=[micro_rte,micro_cb]"
         arguments.append(one)
     return arguments or ["--help"]
 
@@ -205,8 +205,8 @@ def unpriced(config: Config) -> Estimate:
 
 def not_trained(name: str, cfg) -> tuple[object, dict]:
     """In the place of a training: what it would read, and the model it would load."""
-    if cfg[name].kind == "ia3_on_mixture":
-        _, mixture = pretrain.composed(cfg[name])
+    if cfg.recipes[name].kind == "ia3_on_mixture":
+        _, mixture = pretrain.composed(cfg.recipes[name])
         assert mixture.batch(seed=0, index=0, size=2)
     return None, {"step": 0, "seconds": 0.0}
 

@@ -14,13 +14,24 @@ from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
 from adaptbench.models.backbone import resolve_path
 from adaptbench.models.identity import content_id
-from adaptbench.schema import DTYPES, LOSSES, NORMS, Config, DatasetConfig, ModelConfig, RecipeConfig, TrackingConfig
+from adaptbench.schema import (
+    DTYPES,
+    LOSSES,
+    NORMS,
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    PretrainConfig,
+    RecipeConfig,
+    TrackingConfig,
+)
 
 
 def register_schemas() -> None:
     """Tell Hydra the schemas, so that every override is checked while composing."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    store.store(name="schema_pretrain", node=PretrainConfig)
     store.store(group="model", name="schema_model", node=ModelConfig)
     store.store(group="dataset", name="schema_dataset", node=DatasetConfig)
     store.store(group="recipe", name="schema_recipe", node=RecipeConfig)

@@ -158,3 +158,60 @@ class Config:
 
     [{model: [..], method: [..]}, ..]
     """
+
+
+@dataclass
+class PretrainStage:
+    """Some steps of a pre-training recipe on one mixture."""
+
+    steps: int = MISSING
+    fast_steps: int = MISSING
+    """Instead of `steps` in a miniature training (fast=true)."""
+    batch: int = MISSING
+    length: int | None = None
+    """Tokens of a decoder's sequences."""
+    blanks: float = 0.0
+    """Share of a T5's batches: span corruption,"""
+    continuation: float = 0.0
+    """the continuation of a text,"""
+    prompts: float = 0.0
+    """and prompted tasks."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Share of each kind of episode in a decoder's batches (`microworld/episodes.py`)."""
+
+
+@dataclass
+class PretrainRecipe:
+    """How one base model, or one set of vectors, is trained."""
+
+    kind: str = MISSING
+    """What is trained: t5, continued_t5, gpt, ia3 (on the embedded mixture) or ia3_on_mixture."""
+    start: str | None = None
+    """What it continues from: another recipe, or for ia3_on_mixture a model of conf/model."""
+    lr: float = MISSING
+    embedding_lr_factor: float = 1.0
+    warmup: int = 0
+    final_lr_fraction: float = 0.0
+    weight_decay: float = 0.0
+    size: dict[str, int] = field(default_factory=dict)
+    stages: list[PretrainStage] = MISSING
+    mixture: list[str] = field(default_factory=list)
+    """Data sets of conf/dataset."""
+    overrides: list[str] = field(default_factory=list)
+    """Of conf/config.yaml, for all of them."""
+    output: str | None = None
+    """Where it goes, if not into a folder of its name in `output`."""
+
+
+@dataclass
+class PretrainConfig:
+    """What `experiments.pretrain` trains."""
+
+    models: list[str] = MISSING
+    output: str = MISSING
+    checkpoints: str = MISSING
+    checkpoint_every: int = 500
+    seed: int = 0
+    autocast: bool = True
+    fast: bool = False
+    recipes: dict[str, PretrainRecipe] = MISSING

@@ -120,8 +120,8 @@ def test_the_models_of_a_pretraining_are_all_tried_before_the_first_is_trained(m
     places = ("fast=true", "output=weights", "checkpoints=unfinished")
     assert called(pretrain, monkeypatch, "models=[micro_gpt_s,micro_t0]", *places) == 2
     assert "micro_t5_lm is not there to continue from" in one_line(capsys)
-    vectors = ("models=[micro_gpt_s,ia3]", "ia3.start=micro_t0")
-    assert called(pretrain, monkeypatch, *vectors, "ia3.mixture=[micro_rte,nothing]", *places) == 2
+    vectors = ("models=[micro_gpt_s,ia3]", "recipes.ia3.start=micro_t0")
+    assert called(pretrain, monkeypatch, *vectors, "recipes.ia3.mixture=[micro_rte,nothing]", *places) == 2
     assert "Could not find 'dataset/nothing'" in one_line(capsys)
     (tmp_path / "unfinished").touch()
     assert called(pretrain, monkeypatch, "models=[micro_gpt_s]", *places) == 2

@@ -28,8 +28,9 @@ def train(tmp_path, monkeypatch, model_folders):
 
     def call(*overrides: str) -> int:
         quoted = ",".join(f'"{one}"' for one in inner)
-        own = ["models=[ia3]", "ia3.start=local", "ia3.mixture=[files]", f"ia3.overrides=[{quoted}]", "fast=true"]
-        places = [f"ia3.output={tmp_path / 'vectors'}", f"checkpoints={tmp_path / 'checkpoints'}"]
+        own = ["models=[ia3]", "fast=true", "recipes.ia3.start=local", "recipes.ia3.mixture=[files]"]
+        own.append(f"recipes.ia3.overrides=[{quoted}]")
+        places = [f"recipes.ia3.output={tmp_path / 'vectors'}", f"checkpoints={tmp_path / 'checkpoints'}"]
         monkeypatch.setattr(sys, "argv", ["pretrain", *own, *places, *overrides])
         try:
             pretrain.main()
@@ -63,10 +64,10 @@ def test_the_same_seed_gives_the_same_vectors_and_another_seed_others(train, tmp
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["ia3.mixture=[]"], "ia3.mixture=[]"),
-        (["ia3.mixture=[nowhere]"], "nowhere"),
+        (["recipes.ia3.mixture=[]"], "recipes.ia3.mixture=[]"),
+        (["recipes.ia3.mixture=[nowhere]"], "nowhere"),
         (["models=[ia4]"], "models=['ia4']"),
-        (["ia3.start=nowhere"], "nowhere"),
+        (["recipes.ia3.start=nowhere"], "nowhere"),
     ],
 )
 def test_a_bad_mixture_is_one_clear_line(train, capsys, overrides, says):

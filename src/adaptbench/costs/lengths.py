@@ -69,7 +69,7 @@ def of_task(task: TaskData, backbone: Backbone, template: str, separator: str = 
 
 
 def _demonstration(backbone: Backbone, prompt: Prompt, separator: str) -> int:
-    text = f"{prompt.input}{prompt.delimiter}{prompt.choices[prompt.label]}{separator}"
+    text = f"{prompt.input}{prompt.delimiter}{prompt.target}{separator}"
     (ids,) = token_ids(backbone.tokenizer, [text])
     return len(ids)
 

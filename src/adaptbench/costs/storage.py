@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptbench.methods.base import Adaptation, Method
-from adaptbench.methods.hf_peft import HuggingFacePeft
 
 NPY_HEADER = 128  # bytes before the numbers of a one-dimensional array (NumPy's format 1.0)
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.int32: "I32"}
@@ -15,14 +14,11 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 
 def stored_bytes(method: Method, adaptation: Adaptation, context: int) -> int:
     """Size of all files one run stores; `context` is how many demonstration tokens an in-context method keeps."""
-    if adaptation.delta is not None:
-        own = safetensors_bytes(adaptation.delta.state_of(0))
-    elif isinstance(method, HuggingFacePeft):
-        own = safetensors_bytes({n: p for n, p in adaptation.backbone.model.named_parameters() if p.requires_grad})
-    elif adaptation.tuned:
-        own = safetensors_bytes(*_without_ties(adaptation.backbone.model))
-    elif adaptation.contexts is not None:
+    tensors, metadata = method.stored_tensors(adaptation)
+    if adaptation.contexts is not None:
         own = NPY_HEADER + 4 * context
+    elif tensors:
+        own = safetensors_bytes(tensors, metadata)
     else:
         return 0
     return own + len(method.settings(adaptation).encode())
@@ -37,13 +33,3 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"))
     return 8 + -(-len(text.encode()) // 8) * 8 + end
-
-
-def _without_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor once, under the first of its names; the file's metadata says what the others refer to."""
-    names: dict[int, list[str]] = {}
-    tensors = model.state_dict(keep_vars=True)
-    for name, tensor in tensors.items():
-        names.setdefault(id(tensor), []).append(name)
-    groups = [sorted(group) for group in names.values()]
-    return {first: tensors[first] for first, *_ in groups}, {name: first for first, *rest in groups for name in rest}

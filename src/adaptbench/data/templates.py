@@ -88,6 +88,11 @@ class Prompt:
     delimiter: str = " "
     """Stands between input and answer where the model reads them as one text."""
 
+    @property
+    def target(self) -> str:
+        """The right answer as text: what a demonstration shows and training follows."""
+        return self.choices[self.label]
+
 
 @dataclass(frozen=True)
 class Template:

@@ -5,7 +5,7 @@ In-context learning and fine-tuning are the same kind of thing here; zero-shot i
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -110,6 +110,7 @@ class Method:
     kind: ClassVar[str]
     fuses: ClassVar[bool] = True  # several runs can share one pass
     needs_shots: ClassVar[bool] = True
+    restores: ClassVar[bool] = False  # what a run has stored can be loaded again
     searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
     merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
     where: ClassVar[str] = "nothing"  # what it attaches to
@@ -180,6 +181,28 @@ class Method:
         adaptation.delta.merge(merged.model, run)
         return merged
 
+    def stored_tensors(self, adaptation: Adaptation) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+        """The tensors of the file that one run stores, and the file's metadata; on a meta backbone for their shapes."""
+        if adaptation.delta is not None:
+            return adaptation.delta.state_of(0), {}
+        return _without_ties(adaptation.backbone.model) if adaptation.tuned else ({}, {})
+
+    def expected_tensors(self, backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Names and shapes (on the meta device) of what a run of these settings stores.
+
+        Args:
+            state: what a file holds, for methods whose shapes depend on the run.
+        """
+        raise NotImplementedError(f"{self.kind} stores no adapter that could be loaded")
+
+    def restore(self, backbone: Backbone, state: Mapping[str, Tensor]) -> Adaptation:
+        """The adaptation of one run from what it stored, names and shapes being those of `expected_tensors`.
+
+        Raises:
+            InputError: values that cannot be.
+        """
+        raise NotImplementedError(f"{self.kind} stores no adapter that could be loaded")
+
     def save(self, adaptation: Adaptation, folder: Path, run: int) -> int:
         """Store one run and return the bytes of the files written. The method's settings go with it."""
         adaptation.save(folder, run)
@@ -247,6 +270,8 @@ class TrainedMethod(Method):
 class PeftMethod(TrainedMethod):
     """A method that trains a small delta on a frozen model: `build` says what attaches where."""
 
+    restores: ClassVar[bool] = True
+
     layer_norms: bool = False
     """Train all layer norms besides, as most of the paper's released configurations do."""
 
@@ -277,3 +302,23 @@ class PeftMethod(TrainedMethod):
         delta = self.delta(backbone.anatomy, len(seeds)).initialise(seeds, backbone.model)
         self.start(delta, backbone, seeds)
         return Adaptation(backbone, seeds, delta=delta.to(backbone.device))
+
+    def expected_tensors(self, backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return self.delta(backbone.anatomy, runs=1).folded().state_of(0)
+
+    def restore(self, backbone: Backbone, state: Mapping[str, Tensor]) -> Adaptation:
+        adaptation = self.prepare(backbone, seeds=[0]).folded()
+        assert adaptation.delta is not None
+        adaptation.delta.load_state_of(0, dict(state))
+        return adaptation
+
+
+def _without_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor once, under the first of its names; the file's metadata says what the others refer to."""
+    names: dict[int, list[str]] = {}
+    tensors = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    groups = [sorted(group) for group in names.values()]
+    return {first: tensors[first] for first, *_ in groups}, {name: first for first, *rest in groups for name in rest}

@@ -7,12 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import torch
 from torch import Tensor
 
 from adaptbench.errors import InputError, one_line
-from adaptbench.methods.base import METHODS, Adaptation, Method, PeftMethod
-from adaptbench.methods.fish_mask import FishMask
+from adaptbench.methods.base import METHODS, Adaptation, Method
 from adaptbench.methods.ia3 import IA3
 from adaptbench.methods.released import released_vectors
 from adaptbench.methods.tensor_files import check_tensors, listed, read_tensors, shown
@@ -30,7 +28,7 @@ def load_adapter(folder: Path, backbone: Backbone) -> tuple[Method, Adaptation]:
         raise InputError(f"{folder}: an adapter of Hugging Face PEFT, and no stored adapter: use import_peft")
     kind = settings.get("kind")
     method_class = METHODS.get(kind) if isinstance(kind, str) else None
-    if method_class is None or not issubclass(method_class, PeftMethod | FishMask):
+    if method_class is None or not method_class.restores:
         raise InputError(f"{folder}: kind={shown(kind)}: no stored adapter of a method known here")
     if settings.get("base_model") != backbone.name:
         raise InputError(
@@ -41,14 +39,10 @@ def load_adapter(folder: Path, backbone: Backbone) -> tuple[Method, Adaptation]:
     method.check_model(backbone)
     state = read_tensors(folder / "adapter.safetensors")
     check_tensors(state, _expected(method, backbone, state, folder), folder, f"{method.kind} on {backbone.name}")
-    if isinstance(method, FishMask):
-        _check_places(method, backbone, state, folder)
-        adaptation = method.restore(backbone, state)
-    else:
-        adaptation = method.prepare(backbone, seeds=[0]).folded()
-    assert adaptation.delta is not None
-    adaptation.delta.load_state_of(0, state)
-    return method, adaptation
+    try:
+        return method, method.restore(backbone, state)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
 
 
 def load_tfew(path: Path, backbone: Backbone) -> Adaptation:
@@ -117,34 +111,9 @@ def _is(value: Any, hint: Any) -> bool:
 
 def _expected(method: Method, backbone: Backbone, state: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """Names and shapes of what the method stores, on the meta device."""
-    if isinstance(method, FishMask):
-        places = {name: ids for name, ids in state.items() if name.endswith(".indices")}
-        both = [*places, *(f"{name.removesuffix('indices')}values" for name in places)]
-        sizes = [ids.numel() for ids in places.values()] * 2
-        kinds = [torch.int32] * len(places) + [torch.float32] * len(places)
-        return {n: torch.empty(size, dtype=k, device="meta") for n, size, k in zip(both, sizes, kinds, strict=True)}
-    assert isinstance(method, PeftMethod)
     try:
-        with torch.device("meta"):
-            return method.delta(backbone.anatomy, runs=1).folded().state_of(0)
+        return method.expected_tensors(backbone, state)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: {method.kind} of these settings cannot be built: {one_line(error)}") from error
-
-
-def _check_places(method: FishMask, backbone: Backbone, state: Mapping[str, Tensor], folder: Path) -> None:
-    """What a FISH mask replaces are elements of the model, none of them twice, and as many as `keep` says."""
-    parameters = dict(backbone.model.named_parameters())
-    places = {name: ids for name, ids in state.items() if name.endswith(".indices")}
-    for name, ids in places.items():
-        parameter = parameters.get(name.removesuffix(".indices"))
-        if parameter is None:
-            raise InputError(f"{folder}: {shown(name)}: {backbone.name} has no such parameter")
-        if not len(ids) or not 0 <= int(ids.min()) <= int(ids.max()) < parameter.numel():
-            raise InputError(f"{folder}: {shown(name)}: expected places from 0 to {parameter.numel() - 1}")
-        if len(ids.unique()) != len(ids):
-            raise InputError(f"{folder}: {shown(name)}: a place comes twice")
-    kept, expected = sum(map(len, places.values())), method.count(backbone)
-    if kept != expected:
-        raise InputError(f"{folder}: {kept} values, but keep={method.keep} of {backbone.name} are {expected}")

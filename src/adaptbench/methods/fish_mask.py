@@ -18,6 +18,7 @@ from adaptbench.errors import InputError
 from adaptbench.methods import hooks
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
 from adaptbench.methods.delta import Delta, Piece
+from adaptbench.methods.tensor_files import shown
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.rank import token_log_probabilities
@@ -86,6 +87,7 @@ class FishMask(TrainedMethod):
     """The share `keep` of all parameters. The values depend on the run's weights, so runs cannot be fused."""
 
     fuses: ClassVar[bool] = False
+    restores: ClassVar[bool] = True
     where = "the weights"
     searches = True
     formula = "w_i trained where mean of (∂L/∂w_i)² is largest"
@@ -128,9 +130,35 @@ class FishMask(TrainedMethod):
         trained.log.shapes[0][:0] = shapes  # choosing is part of the bill
         return trained
 
+    def expected_tensors(self, backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        places = {name: ids for name, ids in state.items() if name.endswith(".indices")}
+        expected: dict[str, Tensor] = {}
+        for name, ids in places.items():
+            expected[name] = torch.empty(ids.numel(), dtype=torch.int32, device="meta")
+            expected[f"{name.removesuffix('indices')}values"] = torch.empty(ids.numel(), device="meta")
+        return expected
+
     def restore(self, backbone: Backbone, state: Mapping[str, Tensor]) -> Adaptation:
         chosen = {name.removesuffix(".indices"): ids for name, ids in state.items() if name.endswith(".indices")}
-        return Adaptation(backbone, [0], delta=delta_of(backbone.model, {n: ids.long() for n, ids in chosen.items()}))
+        self._check_places(backbone, chosen)
+        delta = delta_of(backbone.model, {name: ids.long() for name, ids in chosen.items()})
+        delta.load_state_of(0, dict(state))
+        return Adaptation(backbone, [0], delta=delta)
+
+    def _check_places(self, backbone: Backbone, chosen: Mapping[str, Tensor]) -> None:
+        """What is replaced are elements of the model, none of them twice, and as many as `keep` says."""
+        parameters = dict(backbone.model.named_parameters())
+        for name, ids in chosen.items():
+            parameter = parameters.get(name)
+            if parameter is None:
+                raise InputError(f"{shown(f'{name}.indices')}: {backbone.name} has no such parameter")
+            if not len(ids) or not 0 <= int(ids.min()) <= int(ids.max()) < parameter.numel():
+                raise InputError(f"{shown(f'{name}.indices')}: expected places from 0 to {parameter.numel() - 1}")
+            if len(ids.unique()) != len(ids):
+                raise InputError(f"{shown(f'{name}.indices')}: a place comes twice")
+        kept, expected = sum(map(len, chosen.values())), self.count(backbone)
+        if kept != expected:
+            raise InputError(f"{kept} values, but keep={self.keep} of {backbone.name} are {expected}")
 
 
 def fisher_information(

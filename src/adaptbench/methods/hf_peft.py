@@ -100,6 +100,9 @@ class HuggingFacePeft(TrainedMethod):
             return self.prepare(backbone, [0])
         return super().prepare_to_count(backbone)
 
+    def stored_tensors(self, adaptation: Adaptation) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return {n: p for n, p in adaptation.backbone.model.named_parameters() if p.requires_grad}, {}
+
     def save(self, adaptation: Adaptation, folder: Path, run: int) -> int:
         """PEFT's own two files: what its users would keep."""
         folder.mkdir(parents=True, exist_ok=True)

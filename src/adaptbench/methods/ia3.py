@@ -68,8 +68,8 @@ class IA3(PeftMethod):
             return None
         return (
             f"method.pretrained={self.pretrained!r}: no (IA)^3 vectors; train them (python -m experiments.pretrain"
-            " models=[ia3] ia3.start=MODEL ia3.mixture=[..]), or set recipe.pretrained_ia3 to the T-Few authors'"
-            " t03b_ia3_finish.pt"
+            " models=[ia3] recipes.ia3.start=MODEL recipes.ia3.mixture=[..]), or set recipe.pretrained_ia3 to the"
+            " T-Few authors' t03b_ia3_finish.pt"
         )
 
     def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:

@@ -186,7 +186,7 @@ class InContextLearning(Method):
         return assemble
 
     def _text(self, prompt: Prompt) -> str:
-        parts = (prompt.input, prompt.choices[prompt.label])
+        parts = (prompt.input, prompt.target)
         return prompt.delimiter.join(reversed(parts) if self.channel else parts) + self.separator
 
     def _content_free(self, task: TaskData, few_shot: FewShotSet, names: Sequence[str]) -> dict[str, tuple[str, ...]]:

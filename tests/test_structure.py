@@ -1,0 +1,84 @@
+"""The shape of the source: which file may know which."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from adaptbench.methods import METHODS
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCE = REPOSITORY / "src"
+PROGRAMS = REPOSITORY / "experiments"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of everything in src/."""
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions and for type checking."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in modules() else node.module
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    return {name: {one for one in imported(path) if one in modules()} - {name} for name, path in modules().items()}
+
+
+def reachable(name: str) -> set[str]:
+    found: set[str] = set()
+    waiting = list(graph()[name])
+    while waiting:
+        if (one := waiting.pop()) not in found:
+            found.add(one)
+            waiting += graph()[one]
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert len(graph()) > 80
+    cycles = sorted(name for name in graph() if name in reachable(name))
+    assert not cycles
+
+
+@pytest.mark.parametrize("leaf", ["adaptbench.schema", "adaptbench.errors"])
+def test_a_leaf_imports_nothing_of_the_project(leaf):
+    assert graph()[leaf] == set()
+
+
+def test_the_package_imports_neither_programs_nor_analysis():
+    outside = {
+        f"{name}: {one}"
+        for name, path in modules().items()
+        for one in imported(path)
+        if one.split(".")[0] in ("experiments", "analysis")
+    }
+    assert not outside
+
+
+def test_no_file_outside_methods_asks_for_a_concrete_method():
+    concrete = {method.__name__ for method in METHODS.values()}
+    files = [path for path in SOURCE.rglob("*.py") if "methods" not in path.parts] + list(PROGRAMS.rglob("*.py"))
+    asking = {
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass")
+        if concrete & {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+    }
+    assert not asking
