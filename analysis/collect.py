@@ -18,8 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
-NORMS = ("token", "none", "character", "byte")  # what a choice's log-likelihood is divided by; the paper's first
-LENGTHS = {"token": "tokens", "character": "characters", "byte": "bytes"}
+from adaptbench.metrics.normalisation import LENGTHS, NORMS, first_ranked, normalised
 
 IDENTITY = ("run_id", "experiment", "method", "model", "dataset", "template", "metric")
 COUNTS = ("schema", "seed", "shots", "n_eval")
@@ -195,16 +194,10 @@ def outcomes(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     items = predictions.groupby(["uid", "template"], sort=False).ngroup().to_numpy()
     choice = predictions["choice"].to_numpy(dtype=int)
+    columns = {name: predictions[name].to_numpy(dtype=float) for name in ("log_likelihood", *LENGTHS.values())}
     first = np.unique(items, return_index=True)[1]
     label = predictions["label"].to_numpy(dtype=int)[first]  # (N,)
-    correct = {}
-    for norm in NORMS:
-        score = predictions["log_likelihood"].to_numpy(dtype=float)
-        if norm in LENGTHS:
-            score = score / np.maximum(predictions[LENGTHS[norm]].to_numpy(dtype=float), 1)
-        table = np.full((len(first), choice.max() + 1), -np.inf)  # (N, C); items may have fewer choices than C
-        table[items, choice] = np.where(np.isnan(score), -np.inf, score)
-        correct[norm] = (table.argmax(axis=1) == label).astype(float)
+    correct = {norm: (first_ranked(items, choice, normalised(columns, norm)) == label).astype(float) for norm in NORMS}
     uid = predictions["uid"].to_numpy()[first]
     return pd.DataFrame(correct, index=pd.Index(uid, name="uid")).groupby(level=0, sort=False).mean()
 

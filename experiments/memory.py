@@ -92,7 +92,8 @@ def measure(overrides: list[str], phase: str) -> Found:
         else:
             adapt()
     measured, how = _peak(predict if phase == "predict" else adapt, backbone.device, before)
-    bill = ledger_for(method, backbone, config.recipe).bill(adaptation, 0, readings(adaptation, cell.prompts, 0))
+    ledger = ledger_for(method, backbone, config.recipe, cell.task.type)
+    bill = ledger.bill(adaptation, 0, readings(adaptation, cell.prompts, 0))
     counted = bill.memory_predict if phase == "predict" else bill.memory_adapt
     return {
         "phase": phase,

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from adaptbench.errors import InputError
-from adaptbench.scoring.metrics import predicted
+from adaptbench.metrics.normalisation import normalised
 from experiments.commandline import CONF, one_clear_line
 from experiments.finished import experiment_folder, finished
 
@@ -54,6 +54,13 @@ def predictions(folder: Path, record: dict[str, Any]) -> pd.DataFrame:
     scores = pd.read_parquet(folder / "predictions" / f"{record['run_id']}.parquet")
     choices = predicted(scores, config["norm"])
     return pd.DataFrame({"ID": choices.index.astype(int), "Label": [names[choice] for choice in choices]})
+
+
+def predicted(scores: pd.DataFrame, norm: str) -> pd.Series:
+    """Row -> predicted choice, in the table's order. Templates vote with their mean score."""
+    values = pd.Series(normalised(scores, norm), index=scores.index)
+    per_choice = values.groupby([scores.uid, scores.choice], sort=False).mean().unstack()
+    return per_choice.loc[scores.uid.unique()].idxmax(axis=1)
 
 
 def main() -> None:

@@ -12,12 +12,13 @@ from omegaconf.errors import OmegaConfBaseException
 from adaptbench.data.labels import label_mapping, shown_names
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
+from adaptbench.metrics import get, metrics_for
+from adaptbench.metrics.normalisation import NORMS
 from adaptbench.models.backbone import resolve_path
 from adaptbench.models.identity import content_id
 from adaptbench.schema import (
     DTYPES,
     LOSSES,
-    NORMS,
     Config,
     DatasetConfig,
     ModelConfig,
@@ -25,6 +26,7 @@ from adaptbench.schema import (
     RecipeConfig,
     TrackingConfig,
 )
+from adaptbench.tasks import task_type
 
 
 def register_schemas() -> None:
@@ -57,6 +59,12 @@ def resolve(composed: DictConfig) -> Config:
         raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
     config.dataset.labels = label_mapping(config.dataset.labels)
     _check(config)
+    task = task_type(config.dataset)
+    if config.dataset.metric is None:
+        config.dataset.metric = metrics_for(task.answers)[0].name
+    elif get(config.dataset.metric).answers != task.answers:
+        known = tuple(metric.name for metric in metrics_for(task.answers))
+        _expect("dataset.metric", config.dataset.metric, known)
     config.method.check()
     for loss in config.dataset.without_losses:
         _expect("dataset.without_losses", loss, LOSSES)
@@ -78,7 +86,6 @@ def _check(config: Config) -> None:
     if config.model.device_map not in (None, "auto"):
         raise InputError(f"model.device_map={config.model.device_map!r}: expected auto or null")
     _expect("dataset.sampling", config.dataset.sampling, ("natural", "stratified"))
-    _expect("dataset.metric", config.dataset.metric, ("accuracy",))
     _expect("recipe.optimizer", config.recipe.optimizer, ("adafactor", "adamw"))
     _expect("tracking.name", config.tracking.name, ("none", "wandb"))
     _expect("tracking.mode", config.tracking.mode, ("online", "offline", "disabled"))

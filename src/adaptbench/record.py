@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-SCHEMA = 3  # of what a run's id hashes; records of an older one are not found again, and reports leave them out
+SCHEMA = 4  # of what a run's id hashes; records of an older one are not found again, and reports leave them out
 
 # Every record has these. Some have more: `flops.predict.merged` (per example, with the adapter folded into the weights;
 # null where that is impossible), `provenance.trained_parameters` (those of training, where a reparameterisation is

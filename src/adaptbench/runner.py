@@ -26,7 +26,8 @@ from adaptbench.preflight import check_output, preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import all_readings, evaluate
-from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, chance, items, not_finite, table
+from adaptbench.scoring.scores import by_template, chance, headline, items, scores, signatures
+from adaptbench.tasks import Answer
 from adaptbench.tracking import tracker
 
 SKIPPED_NAMED = 100  # bad rows that a record names; it counts all
@@ -143,7 +144,7 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
     )
     adapted = time.perf_counter()
     read = all_readings(adaptation, cell.prompts)
-    scores = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress, read)
+    answers = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress, read)
     evaluated = time.perf_counter()
 
     shared = {
@@ -152,19 +153,19 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         "provenance.started": started,
         "provenance.fused_with": [config.seeds[run] for run in group],
     }
-    ledger = ledger_for(config.method, backbone, config.recipe)
+    ledger = ledger_for(config.method, backbone, config.recipe, cell.task.type)
     store.write_prompts(cell.prompts_id, pd.DataFrame([asdict(prompt) for prompt in cell.prompts]))
     records = []
     for index, run in enumerate(group):
-        failure = adaptation.log.failures.get(index) or not_finite(scores[index])
+        failure = adaptation.log.failures.get(index) or cell.task.type.problem(answers[index])
         if failure:
             store.write_failure(cell.run_ids[run], _identity(cell, run), failure)
             continue
         bill = ledger.bill(adaptation, index, read[index])
         truncated = len({reading.prompt for reading in read[index] if reading.encoded.truncated})
-        values = _record(cell, run, adaptation, index, scores[index], bill, truncated)
+        values = _record(cell, run, adaptation, index, answers[index], bill, truncated)
         values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)
-        store.write_predictions(cell.run_ids[run], table(scores[index]))
+        store.write_predictions(cell.run_ids[run], cell.task.type.table(answers[index]))
         records.append(RunRecord({**values, **shared, "provenance.finished": now()}))
     for record in records:  # last and together: a record says that its whole run is on disk
         store.write(record)
@@ -190,24 +191,28 @@ def _record(
     run: int,
     adaptation: Adaptation,
     index: int,
-    scores: list[ChoiceScores],
+    answers: Sequence[Answer],
     bill: Bill,
     truncated: int,
 ) -> dict[str, Any]:
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
-    contexts = adaptation.contexts
+    contexts, task, metric = adaptation.contexts, cell.task.type, headline(cell.task)
+    by_metric = scores(task, answers, cell.config.norm)  # null where the evaluated rows have no labels
     return {
         **_identity(cell, run),
         "shots": 0 if adaptation.same_for_all_runs else len(few_shot.examples),
-        "metric": cell.task.metric,
+        "task": task.kind,
+        "metric": metric.name,
         "evaluation_split": cell.task.evaluation_split,
-        "score": accuracy(scores, cell.config.norm),  # null where the evaluated rows have no labels
-        "score_by_template": by_template(scores, cell.config.norm),
-        "chance": chance(list(cell.prompts)),
-        "n_eval": items(scores),
+        "score": by_metric[metric.name],
+        **{f"scores.{name}": value for name, value in by_metric.items()},
+        "score_by_template": by_template(metric, task, answers, cell.config.norm),
+        "chance": chance(metric, task, cell.prompts),
+        "n_eval": items(answers),
         "n_truncated": truncated,
         "n_skipped": len(cell.task.skipped),  # bad rows of all the data set's files
         "params.trainable": adaptation.trainable,
+        "params.delta": adaptation.trainable_without_head,
         "params.total": backbone.parameters_total,
         "flops.adapt.measured": bill.flops_adapt,
         "flops.adapt.paper": bill.flops_adapt_paper,
@@ -235,6 +240,7 @@ def _record(
         "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.halvings": adaptation.log.halvings,
         "provenance.slices": adaptation.log.slices,
+        "provenance.signatures": signatures(task, answers),
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
 

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import MISSING
 
 LOGITS_LIMIT = 2**28  # bytes
-NORMS = ("token", "none", "character", "byte")
 LOSSES = ("lm", "unlikelihood", "length_normalized")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -62,7 +61,10 @@ class DatasetConfig:
     sampling: str = "natural"
     """How few-shot sets are drawn: natural (as they come) or stratified (equally many of each label)."""
     shots: int | None = None
-    metric: str = "accuracy"
+    task: str = "choices"
+    """What kind of task it is (`tasks/`): how it is asked, trained and answered."""
+    metric: str | None = None
+    """What its score is (`metrics/`); null: the first that judges this kind of answer. Records keep all of them."""
     columns: dict[str, Any] = field(default_factory=dict)
     """Template field -> column of the file, or several of which the first there is counts; `a.b` looks inside `a`."""
     operations: list[str] = field(default_factory=list)

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from adaptbench.data.templates import Prompt
-from adaptbench.scoring.metrics import ChoiceScores, by_template
+from adaptbench.metrics import get
+from adaptbench.scoring.scores import by_template
+from adaptbench.tasks.choices import Choices, ChoiceScores
 from analysis import report, tables
 from analysis.collect import load
 from analysis.summary import summarise
@@ -73,7 +75,9 @@ def test_what_the_runner_records_is_what_is_read():
         prompt = Prompt("item", template, "text", ("a", "b"), 0)
         return ChoiceScores(prompt, (0.0, -1.0) if right else (-1.0, 0.0), (1, 1))
 
-    recorded = by_template([scored("plain", True), scored("plain", False), scored("question", True)])
+    recorded = by_template(
+        get("accuracy"), Choices(), [scored("plain", True), scored("plain", False), scored("question", True)], "token"
+    )
     assert read(pd.DataFrame({"score_by_template": [recorded]})).to_dict("list") == {"plain": [0.5], "question": [1.0]}
 
 

@@ -9,7 +9,10 @@ from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
-from adaptbench.scoring.metrics import ChoiceScores, accuracy, by_template, predicted, table
+from adaptbench.metrics import get
+from adaptbench.scoring.scores import by_template, scores
+from adaptbench.tasks.choices import Choices, ChoiceScores
+from experiments.submit import predicted
 
 ROW = {"premise": "it rains", "label": 1}
 
@@ -133,10 +136,11 @@ def test_a_template_that_is_not_meant_for_a_row_gives_way():
 
 def test_scores_by_template_and_their_mean():
     prompts = evaluation_prompts(task_of(ONLY_A, ALWAYS), "all")
-    scores = [ChoiceScores(prompt, (-1.0, -2.0), (1, 1)) for prompt in prompts]  # always the first choice
-    assert by_template(scores) == {"only a": {"score": 1.0, "n": 4}, "always": {"score": 0.5, "n": 8}}
-    assert accuracy(scores) == 0.5
-    assert list(predicted(table(scores))) == [0] * 8
+    answers = [ChoiceScores(prompt, (-1.0, -2.0), (1, 1)) for prompt in prompts]  # always the first choice
+    found = by_template(get("accuracy"), Choices(), answers, "token")
+    assert found == {"only a": {"score": 1.0, "n": 4}, "always": {"score": 0.5, "n": 8}}
+    assert scores(Choices(), answers, "token")["accuracy"] == 0.5
+    assert list(predicted(Choices().table(answers), "token")) == [0] * 8
 
 
 def test_a_template_tells_what_steers_it_from_what_it_says():

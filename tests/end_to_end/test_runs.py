@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from adaptbench.record import KEYS
-from adaptbench.scoring.metrics import LENGTHS
+from adaptbench.metrics.normalisation import LENGTHS
 
 SMALL = ("limit=24", "seeds=[0,1]", "recipe.training.ia3.steps=6", "progress=false")
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adaptbench.costs.flops import StepPrices
 from adaptbench.costs.ledger import CostLedger
-from adaptbench.costs.meta import MetaRun, meta_batch
+from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape, collate, encode
 from adaptbench.data.example import Example
 from adaptbench.data.fewshot import draw
@@ -21,6 +21,7 @@ from adaptbench.methods.neighbours import nearest
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.scoring.shared_context import shared_context
+from adaptbench.tasks.choices import Choices
 from tests.conftest import ARCHITECTURES
 from tests.factories import recipe, toy_task
 
@@ -49,7 +50,7 @@ def test_the_price_of_reading_after_a_shared_context_is_what_is_counted(backbone
     backbone, before = backbones[architecture].on_meta(), 23
     shape = Shape(rows=2, source=7, choices=3, target=4)
     with shared_context(backbone, (3,) * before), FlopCounterMode(display=False) as counter:
-        token_log_probabilities(backbone, replace(meta_batch(shape), already_read=before))
+        token_log_probabilities(backbone, replace(Choices().batch_of_shape(shape, torch.device("meta")), already_read=before))
     priced = StepPrices(MetaRun.of(InContextLearning(), backbone, recipe())).predict_after(shape, before)
     assert priced == counter.get_total_flops()
 

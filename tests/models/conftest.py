@@ -10,8 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from adaptbench.models.backbone import Backbone, load_backbone
+from adaptbench.models.encoders import Encoder
 from tests.conftest import WORDS, bpe_tokenizer
 from tests.models.architectures import ENCODER_DECODERS, SETTINGS, config_of, save_tiny
+from tests.models.bare import maker
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
         return Tiny(load_backbone.__wrapped__(name, str(folder), device="cpu"), own)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Encoder]:
+    """bare(name): a tiny model without its head; a name in `architectures.SETTINGS`, bert or roberta."""
+    return maker(lambda name: tmp_path_factory.mktemp(f"bare_{name}"))
 
 
 @pytest.fixture(autouse=True)

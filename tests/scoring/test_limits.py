@@ -17,7 +17,7 @@ from adaptbench.costs.cached import cached_memory
 from adaptbench.costs.flops import count
 from adaptbench.costs.ledger import CostLedger
 from adaptbench.costs.memory import PeakTracker, predict_memory, train_memory
-from adaptbench.costs.meta import MetaRun, meta_batch
+from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Encoded, Shape, shape_of
 from adaptbench.data.fewshot import draw
 from adaptbench.data.prompts import evaluation_prompts
@@ -30,6 +30,7 @@ from adaptbench.schema import LOGITS_LIMIT
 from adaptbench.scoring import limits
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.limits import PassSize, in_slices, logits_bytes, pass_size
+from adaptbench.tasks.choices import Choices
 from adaptbench.training import loop
 from adaptbench.training.optim import Adafactor, RunOptimizer
 from tests.factories import recipe, toy_task
@@ -54,6 +55,10 @@ PROMPTED = {
     "ensemble": {"strategy": "ensemble"},
     "channel": {"channel": True},
 }
+
+
+def whole_batch(shape):
+    return Choices().batch_of_shape(shape, torch.device("meta"))
 
 
 def limited(backbone, limit=LOGITS_LIMIT, packs=True):
@@ -179,7 +184,7 @@ def test_a_longer_row_of_another_run_is_reckoned_with(backbones):
     adaptation = method.prepare(backbone, (1, 2))
     optimizer = RunOptimizer(adaptation.parameters, Adafactor(), 2)
     with adaptation.attached(), Logits(backbone.model.config.vocab_size) as seen:
-        loop.accumulate(backbone, [[many, many], [long, long]], LOSSES, optimizer, adaptation.log)
+        loop.accumulate(Choices(), backbone, [[many, many], [long, long]], LOSSES, optimizer, adaptation.log)
     assert 0 < seen.largest <= 60_000
 
 
@@ -198,7 +203,7 @@ def test_the_bill_is_that_of_one_pass_and_memory_that_of_its_slices(backbones, w
     backbone = limited(backbones[model], 20_000, packs).on_meta()
     steps = [shape_of([one.encoded]) for one in read]
     counted = [
-        count(lambda shape=shape: limits.token_log_probabilities(backbone, meta_batch(shape))) for shape in steps
+        count(lambda shape=shape: limits.token_log_probabilities(backbone, whole_batch(shape))) for shape in steps
     ]
     assert sliced.flops_predict == whole.flops_predict == sum(counted) / len(prompts)
     assert sliced.flops_adapt == whole.flops_adapt > 0
@@ -267,13 +272,13 @@ def test_default_settings_fit_eight_gigabytes(large, model, runs):
     row = Encoded(prompt, (5,) * shape.source, ((6,) * shape.target,) * shape.choices)
     adaptation = METHODS["ia3"]().prepare(backbone, tuple(range(runs)))
     size = pass_size(backbone, replace(shape, rows=128 // runs), runs)
-    batch = meta_batch(replace(shape, rows=runs * size.rows))
+    batch = Choices().batch_of_shape(replace(shape, rows=runs * size.rows), torch.device("meta"))
     with torch.inference_mode(), adaptation.attached(), PeakTracker(backbone.model.parameters()) as scored:
         in_slices(backbone, batch, size.choices)
     batches = [[row] * min(shape.rows, 1 if runs > 5 else 8)] * runs
     optimizer = RunOptimizer(adaptation.parameters, Adafactor(), runs)
     with adaptation.attached(), PeakTracker(backbone.model.parameters()) as trained:
-        loop.accumulate(backbone, batches, LOSSES, optimizer, adaptation.log)
+        loop.accumulate(Choices(), backbone, batches, LOSSES, optimizer, adaptation.log)
     for tracker in (scored, trained):
         assert LOGITS_LIMIT / 2 < tracker.peak < min(ENOUGH, 5 * LOGITS_LIMIT)
 

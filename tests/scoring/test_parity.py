@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from adaptbench.data.templates import Prompt
 from adaptbench.methods.zero_shot import ZeroShot
 from adaptbench.scoring.evaluate import evaluate
-from adaptbench.scoring.metrics import accuracy, predict
+from adaptbench.scoring.scores import scores as scored
+from adaptbench.tasks.choices import Choices
 from experiments.export import export
 
 DECODERS = ("llama", "gpt2", "opt")
@@ -97,14 +98,14 @@ def test_scores_equal_lm_evaluation_harness(backbones, model_folders, architectu
     items = prompts()
     theirs = harness(model_folders[architecture], items, architecture)
     (scores,) = evaluate(ZeroShot().prepare(backbones[architecture], [0]), items, batch_size=5)
-    assert theirs["results"]["toy"]["acc,none"] == accuracy(scores, "none")
-    assert theirs["results"]["toy"]["acc_norm,none"] == accuracy(scores, "character")
+    assert theirs["results"]["toy"]["acc,none"] == scored(Choices(), scores, "none")["accuracy"]
+    assert theirs["results"]["toy"]["acc_norm,none"] == scored(Choices(), scores, "character")["accuracy"]
     samples = sorted(theirs["samples"]["toy"], key=lambda sample: sample["doc_id"])
     for sample, score in zip(samples, scores, strict=True):
         values = [float(answer[0]) for answer in sample["filtered_resps"]]
         assert list(score.log_likelihoods) == pytest.approx(values, abs=1e-4)
-        assert sample["acc"] == (predict(score, "none") == score.prompt.label)
-        assert sample["acc_norm"] == (predict(score, "character") == score.prompt.label)
+        assert sample["acc"] == (Choices().prediction(score, "none") == score.prompt.label)
+        assert sample["acc_norm"] == (Choices().prediction(score, "character") == score.prompt.label)
 
 
 def test_the_export_is_what_the_harness_would_have_written(tmp_path, monkeypatch, model_folders):

@@ -16,6 +16,7 @@ from adaptbench.training import loop
 from adaptbench.training.loop import TrainingLog, accumulate
 from adaptbench.training.losses import LOSSES
 from adaptbench.training.optim import Adafactor, RunOptimizer
+from adaptbench.tasks.choices import Choices
 from tests.factories import toy_task
 
 PROMPTS = evaluation_prompts(toy_task(24, "yes ||| no ||| maybe not ||| the large red house"), "random")
@@ -61,7 +62,7 @@ def gradients(backbone, kind, names, size, runs):
     optimizer = RunOptimizer(adaptation.parameters, Adafactor(), runs)
     log = TrainingLog(most=size)
     with adaptation.attached():
-        losses = accumulate(adaptation.backbone, batches(adaptation.backbone, runs), names, optimizer, log)
+        losses = accumulate(Choices(), adaptation.backbone, batches(adaptation.backbone, runs), names, optimizer, log)
     return losses, [parameter.grad.clone() for parameter in adaptation.parameters]
 
 
@@ -117,7 +118,7 @@ def test_dropout_is_the_same_when_a_slice_is_computed_again(precise, monkeypatch
         torch.manual_seed(0)
         backbone.model.train()
         with adaptation.attached():
-            value = accumulate(backbone, [rows], ALL, optimizer, TrainingLog(most=PassSize(1, 2)))
+            value = accumulate(Choices(), backbone, [rows], ALL, optimizer, TrainingLog(most=PassSize(1, 2)))
         backbone.model.eval()
         return value.item()
 

@@ -10,10 +10,9 @@ import torch
 
 from adaptbench.costs.flops import count
 from adaptbench.costs.memory import Memory, PeakTracker, own_tensors
-from adaptbench.costs.meta import MetaRun, meta_batch
+from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Shape
-from adaptbench.scoring.limits import in_slices, pass_size
-from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.scoring.limits import PassSize
 from adaptbench.scoring.shared_context import read, shared
 
 
@@ -29,15 +28,15 @@ def cached_flops(run: MetaRun, shape: Shape, context: int) -> CachedFlops:
     with torch.inference_mode(), run.adaptation.attached():
         once = count(lambda: read(backbone, (0,) * context))
         with shared(read(backbone, (0,) * context)):
-            after = replace(meta_batch(shape), already_read=context)
-            return CachedFlops(once, count(lambda: token_log_probabilities(backbone, after)))
+            after = replace(run.batch(shape), already_read=context)
+            return CachedFlops(once, count(lambda: run.task.prediction_pass(backbone, after, PassSize())))
 
 
 def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
     """The peak of such a batch in passes that fit, the held keys and values as an item of their own."""
     backbone = run.adaptation.backbone
-    size = pass_size(backbone, shape)
-    after = replace(meta_batch(replace(shape, rows=size.rows)), already_read=context)
+    size = run.task.pass_size(backbone, shape)
+    after = replace(run.batch(replace(shape, rows=size.rows)), already_read=context)
     with torch.inference_mode(), run.adaptation.attached():
         states = {
             module: (torch.empty_like(key), torch.empty_like(value))  # without what reading them needed besides
@@ -47,5 +46,5 @@ def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
             with tracker.as_kind("kv_cache"):
                 held = {module: (key.clone(), value.clone()) for module, (key, value) in states.items()}
             with shared(held):
-                in_slices(backbone, after, size.choices)
+                run.task.prediction_pass(backbone, after, size)
             return tracker.memory

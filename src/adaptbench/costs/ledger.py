@@ -9,12 +9,13 @@ from adaptbench.costs.cached import cached_memory
 from adaptbench.costs.flops import StepPrices, total
 from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
 from adaptbench.costs.meta import MetaRun
-from adaptbench.data.batching import Shape, shape_of
+from adaptbench.data.batching import Shape
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.evaluate import Reading
+from adaptbench.tasks import TaskType
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,23 @@ class Bill:
     flops_predict_merged: float | None = None  # with what was learned folded into the weights, where that is possible
 
 
-_ledgers: dict[tuple[str, str, str], "CostLedger"] = {}
+_ledgers: dict[tuple[str, ...], "CostLedger"] = {}
 
 
-def ledger_for(method: Method, backbone: Backbone, recipe: RecipeConfig) -> "CostLedger":
+def ledger_for(method: Method, backbone: Backbone, recipe: RecipeConfig, task: TaskType) -> "CostLedger":
     """The ledger of a method on a model: prices depend on shapes only, so cells share it across data sets."""
     model = f"{backbone.name} {backbone.dtype} {backbone.logits_limit} {backbone.model.config}"
-    key = (repr(method), model, repr(recipe))
+    key = (repr(method), model, repr(recipe), repr(task))
     if key not in _ledgers:
-        _ledgers[key] = CostLedger(method, backbone, recipe)
+        _ledgers[key] = CostLedger(method, backbone, recipe, task)
     return _ledgers[key]
 
 
 class CostLedger:
     """Prices the runs of one method on one model, outside any timed region."""
 
-    def __init__(self, method: Method, backbone: Backbone, recipe: RecipeConfig):
-        self._run = MetaRun.of(method, backbone, recipe)
+    def __init__(self, method: Method, backbone: Backbone, recipe: RecipeConfig, task: TaskType | None = None):
+        self._run = MetaRun.of(method, backbone, recipe, task)
         self._prices = StepPrices(self._run)
         merged = self._run.merged(method)
         self._merged_prices = StepPrices(merged) if merged is not None else None
@@ -72,8 +73,8 @@ class CostLedger:
             for reading in readings
             if reading.content_free
         }
-        singles = [_sizes(reading) for reading in readings if not reading.content_free]
-        calibration = [_sizes(reading) for reading in free.values()]
+        singles = [self._sizes(reading) for reading in readings if not reading.content_free]
+        calibration = [self._sizes(reading) for reading in free.values()]
         contexts = {reading.context: reading.context_tokens for reading in readings if reading.shared}
         predictions = len({reading.prompt for reading in readings})
         return Bill(
@@ -100,6 +101,11 @@ class CostLedger:
         longest = max(already_read for _, already_read in singles)
         return self._cached_memory(largest, longest) if longest else self._predict_memory(largest)
 
+    def _sizes(self, reading: Reading) -> tuple[Shape, int]:
+        """What a reading reads, and how many tokens before it have been read already."""
+        shape = self._run.task.shape_of([reading.encoded])
+        return replace(shape, source=shape.source - reading.already_read), reading.already_read
+
     def _after(self, reading: tuple[Shape, int]) -> int:
         return self._prices.predict_after(*reading)
 
@@ -121,12 +127,6 @@ def _most_held(readings: Sequence[Reading]) -> int:
     for reading in readings:
         contexts.setdefault(reading.prompt, {})[reading.context] = reading.context_tokens
     return max(sum(own.values()) for own in contexts.values())
-
-
-def _sizes(reading: Reading) -> tuple[Shape, int]:
-    """What a reading reads, and how many tokens before it have been read already."""
-    shape = shape_of([reading.encoded])
-    return replace(shape, source=shape.source - reading.already_read), reading.already_read
 
 
 def _tokens(shape: Shape) -> int:

@@ -21,7 +21,6 @@ from torch.utils._pytree import tree_leaves
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
 from adaptbench.models.anatomy import Anatomy
-from adaptbench.scoring.limits import pass_size
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # its kernels hold no scores where none are kept
 
@@ -115,7 +114,7 @@ def _strided(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def predict_memory(run: MetaRun, shape: Shape) -> Memory:
     """The peak of scoring a batch of this shape, in passes as large as the model's setting lets one run have."""
-    size = pass_size(run.adaptation.backbone, shape)
+    size = run.task.pass_size(run.adaptation.backbone, shape)
     with PeakTracker(own_tensors(run)) as tracker:
         run.predict(replace(shape, rows=size.rows), size)
     return tracker.memory
@@ -123,7 +122,7 @@ def predict_memory(run: MetaRun, shape: Shape) -> Memory:
 
 def train_memory(run: MetaRun, shape: Shape) -> Memory:
     """The peak of a training step of this shape that finds the optimizer's state of an earlier one, in such passes."""
-    size = pass_size(run.adaptation.backbone, shape)
+    size = run.task.pass_size(run.adaptation.backbone, shape)
     with no_gradients_left(run), PeakTracker(own_tensors(run)) as tracker:
         with tracker.as_kind("optimizer"):
             optimizer = run.optimizer()

@@ -16,11 +16,11 @@ from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
-from adaptbench.scoring.limits import PassSize, in_slices
-from adaptbench.training.losses import per_run_loss
+from adaptbench.scoring.limits import PassSize
+from adaptbench.tasks import TaskType
+from adaptbench.tasks.choices import Choices
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
 
-META = torch.device("meta")
 WHOLE = PassSize()
 
 
@@ -32,14 +32,23 @@ class MetaRun:
     recipe: RecipeConfig
 
     @classmethod
-    def of(cls, method: Method, backbone: Backbone, recipe: RecipeConfig) -> "MetaRun":
-        return cls(method.prepare_to_count(backbone), recipe)
+    def of(cls, method: Method, backbone: Backbone, recipe: RecipeConfig, task: TaskType | None = None) -> "MetaRun":
+        """One run of a method on a model, asked a kind of task (rank classification unless given)."""
+        return cls(method.prepare_to_count(backbone).to_task(task or Choices()), recipe)
+
+    @property
+    def task(self) -> TaskType:
+        return self.adaptation.task
+
+    def batch(self, shape: Shape) -> Batch:
+        """A batch of this shape."""
+        return self.task.batch_of_shape(shape, self.adaptation.backbone.device)
 
     def merged(self, method: Method) -> "MetaRun | None":
         """The same run with what it learned folded into the weights, where the method can."""
         if not method.merges:
             return None
-        return MetaRun(Adaptation(method.merge(self.adaptation), [0]), self.recipe)
+        return MetaRun(Adaptation(method.merge(self.adaptation), [0], task=self.task), self.recipe)
 
     def predict(self, shape: Shape, size: PassSize = WHOLE) -> Tensor:
         """Score the choices of a batch of this shape: in one pass, whatever its logits take, or in such slices."""
@@ -50,32 +59,21 @@ class MetaRun:
             sdpa_kernel(SDPBackend.MATH),
             served.attached(),
         ):
-            return in_slices(backbone, meta_batch(shape, backbone.device), size.choices)
+            return self.task.prediction_pass(backbone, self.batch(shape), size)
 
     def forward_backward(self, shape: Shape, size: PassSize = WHOLE) -> None:
         """The loss of a batch of this shape and its gradients, in the same way."""
-        batch = meta_batch(shape, self.adaptation.backbone.device)
         with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone.model):
-            log_p = in_slices(self.adaptation.backbone, batch, size.choices)
-            loss = per_run_loss(self.recipe.losses, log_p, batch.target_mask, batch.label, runs=1)
-            loss.sum().backward()
+            losses = self.task.run_losses(self.recipe.losses, self.adaptation.backbone, self.batch(shape), 1, size)
+            losses.sum().backward()
 
     def optimizer(self) -> RunOptimizer:
         update = Adafactor() if self.recipe.optimizer == "adafactor" else AdamW()
-        return RunOptimizer(self.adaptation.parameters, update, 1, self.adaptation.delta is not None)
+        return RunOptimizer(self.adaptation.parameters, update, 1, not self.adaptation.tuned)
 
     def optimizer_step(self, optimizer: RunOptimizer) -> None:
         alive = torch.ones(1, dtype=torch.bool, device=self.adaptation.backbone.device)
         optimizer.step(1e-3, self.recipe.clip_norm, alive)
-
-
-def meta_batch(shape: Shape, device: torch.device = META) -> Batch:
-    """A batch of this shape, without contents unless a real device is named: then full of the first word."""
-    with device:
-        source = torch.zeros(shape.rows, shape.source, dtype=torch.long)
-        targets = torch.zeros(shape.rows, shape.choices, shape.target, dtype=torch.long)
-        label = torch.zeros(shape.rows, dtype=torch.long)
-        return Batch(source, source == 0, targets, targets == 0, label)
 
 
 @contextmanager

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adaptbench.data.templates import Template
+from adaptbench.data.templates import UNLABELLED, Template
 from adaptbench.errors import InputError
+from adaptbench.tasks import TaskType
+from adaptbench.tasks.choices import Choices
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row. `fields` is what a template sees; it always holds the integer "label", -1 where nobody knows it."""
+    """One row. `fields` is what a template sees; where a task has classes, the integer "label", -1 if it is unknown."""
 
     uid: str
     fields: Mapping[str, Any]
@@ -21,7 +23,7 @@ class Example:
 
     @property
     def label(self) -> int:
-        return self.fields["label"]
+        return self.fields.get("label", UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class TaskData:
     train: Sequence[Example]
     evaluation: Sequence[Example]
     templates: Sequence[Template]
-    metric: str = "accuracy"
+    metric: str | None = None
+    """What its score is; None: the first metric that judges this kind of answer."""
+    type: TaskType = field(default_factory=Choices)
     draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
     sampling: str = "natural"
     answer_delimiter: str = " "

@@ -8,11 +8,12 @@ from typing import Any
 
 from adaptbench.data.example import Example
 from adaptbench.data.hellaswag import cleaned
-from adaptbench.data.labels import is_null, label_index
+from adaptbench.data.labels import is_null
 from adaptbench.data.readers import Malformed
-from adaptbench.data.templates import UNLABELLED, NotApplicable, Template
+from adaptbench.data.templates import NotApplicable, Template
 from adaptbench.errors import InputError, RowError
 from adaptbench.schema import DatasetConfig
+from adaptbench.tasks import task_type
 
 # Named ways to put a row right before anything else sees it (`operations` in a dataset's YAML).
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"hellaswag": cleaned}
@@ -70,21 +71,22 @@ def _fields(config: DatasetConfig, given: Mapping[str, Any] | Malformed, origin:
             row = OPERATIONS[name](row)
         except (KeyError, TypeError, AttributeError) as error:
             raise RowError(origin, f"operation {name!r} does not fit the row: {error!r}", skippable=False) from error
+    task = task_type(config)
     mapped = {
-        field: _value(row, columns, origin) for field, columns in config.columns.items() if labelled or field != "label"
+        field: _value(row, columns, origin)
+        for field, columns in config.columns.items()
+        if labelled or field != task.answer_field
     }
     row.update(mapped)
     for name in config.numbers:
         row[name] = _number(row, name, origin)
-    if not labelled:
-        row["label"] = UNLABELLED
-    elif "label" not in row:
-        raise RowError(origin, f"no column 'label' (columns: {', '.join(map(str, row))})", skippable=False)
-    else:
-        try:
-            row["label"] = label_index(config.labels, row["label"])
-        except ValueError as error:
-            raise RowError(origin, str(error)) from error
+    if labelled and task.answer_field not in row:
+        found = ", ".join(map(str, row))
+        raise RowError(origin, f"no column {task.answer_field!r} (columns: {found})", skippable=False)
+    try:
+        task.read_answer(config, row, labelled)
+    except ValueError as error:
+        raise RowError(origin, str(error)) from error
     return row
 
 

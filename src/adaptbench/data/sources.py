@@ -17,6 +17,7 @@ from adaptbench.data.rows import to_examples
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
 from adaptbench.schema import DatasetConfig
+from adaptbench.tasks import task_type
 
 
 def load_task(config: DatasetConfig) -> TaskData:
@@ -45,6 +46,7 @@ def load_task(config: DatasetConfig) -> TaskData:
         evaluation=evaluation,
         templates=templates or _templates(config),
         metric=config.metric,
+        type=task_type(config),
         draws=draws,
         sampling=config.sampling,
         answer_delimiter=config.answer_delimiter,
@@ -87,6 +89,7 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
             for one in task.templates
         ],
         metric=config.metric,
+        type=task_type(config),
         sampling=config.sampling,
         answer_delimiter=config.answer_delimiter,
     )
@@ -173,15 +176,13 @@ def _templates(config: DatasetConfig) -> list[Template]:
 
 
 def _own(config: DatasetConfig, name: str, entry: dict[str, str], label_names: tuple[str, ...]) -> Template:
-    if set(entry) != {"jinja", "answer_choices"}:
-        found = ", ".join(sorted(entry)) or "nothing"
-        raise InputError(f"dataset.templates.{name}: expected jinja and answer_choices, found {found}")
-    if not label_names and "label_names" in entry["jinja"] + entry["answer_choices"]:
+    template = task_type(config).template(config, name, entry, label_names)
+    if not label_names and any("label_names" in text for text in entry.values()):
         raise InputError(
             f"dataset.templates.{name} uses label_names: dataset.labels must declare the labels as the files write "
             "them, such as {bad: 0, good: 1}"
         )
-    return Template(config.name, name, entry["jinja"], entry["answer_choices"], label_names, config.answer_delimiter)
+    return template
 
 
 def _file(config: DatasetConfig, path: str) -> Path:

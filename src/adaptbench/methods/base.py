@@ -23,6 +23,8 @@ from adaptbench.methods.norms import train_norms
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
+from adaptbench.tasks import TaskType
+from adaptbench.tasks.choices import Choices
 from adaptbench.training.loop import TrainingLog, train
 
 METHODS: dict[str, type["Method"]] = {}
@@ -49,30 +51,48 @@ class Adaptation:
     delta: Delta | None = None
     tuned: bool = False  # the backbone itself was changed (full fine-tuning)
     contexts: Sequence[Contexts] | None = None  # what each run reads before a prompt
+    task: TaskType = field(default_factory=Choices)  # what it is asked
     log: TrainingLog = field(default_factory=TrainingLog)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """What is trained."""
+        head = [] if self.backbone.head is None else list(self.backbone.head.parameters())
         if self.delta is not None:
-            return list(self.delta.parameters())
-        return [p for p in self.backbone.model.parameters() if p.requires_grad] if self.tuned else []
+            return [*self.delta.parameters(), *head]
+        return [*(p for p in self.backbone.model.parameters() if p.requires_grad and self.tuned), *head]
 
     @property
     def trainable(self) -> int:
         """Trainable parameters of one run, as they are kept: a reparameterisation that only helps training is not."""
+        return self.trainable_without_head + self.of_head
+
+    @property
+    def trainable_without_head(self) -> int:
+        """The same without a task's head, which every method has alike."""
         if self.delta is not None:
             return self.delta.folded().parameters_per_run
-        return sum(parameter.numel() for parameter in self.parameters)
+        return sum(parameter.numel() for parameter in self.parameters) - self.of_head * len(self.seeds)
+
+    @property
+    def of_head(self) -> int:
+        """Parameters of one run's head."""
+        head = self.backbone.head
+        return 0 if head is None else sum(parameter[0].numel() for parameter in head.parameters())
 
     def folded(self) -> "Adaptation":
         """The adaptation as it is kept and served once it is trained."""
         return self if self.delta is None else replace(self, delta=self.delta.folded())
 
+    def to_task(self, task: TaskType) -> "Adaptation":
+        """The same, asked another kind of task: with the head that it needs, one for every run."""
+        head = task.head(self.backbone, self.seeds)
+        return replace(self, task=task, backbone=replace(self.backbone, head=head) if head else self.backbone)
+
     @property
     def same_for_all_runs(self) -> bool:
         """Nothing depends on the run (zero-shot): evaluating once is enough."""
-        return self.delta is None and not self.tuned and self.contexts is None
+        return self.delta is None and not self.tuned and self.contexts is None and self.backbone.head is None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -167,7 +187,7 @@ class Method:
         progress: bool = False,
     ) -> Adaptation:
         """Adapt the model to a task, one run for each few-shot set. A method without more to do only prepares."""
-        return self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
+        return self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets]).to_task(task.type)
 
     def merge(self, adaptation: Adaptation, run: int = 0) -> Backbone:
         """A model that computes as run `run` does, without anything attached.
@@ -234,7 +254,7 @@ class TrainedMethod(Method):
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
-        adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
+        adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets]).to_task(task.type)
         return self.train(adaptation, task, few_shot_sets, recipe, template, progress)
 
     def train(
@@ -259,7 +279,7 @@ class TrainedMethod(Method):
                 steps=self.steps,
                 learning_rate=self.learning_rate,
                 scale_parameter=self.scale_parameter,
-                run_axis=adaptation.delta is not None,
+                run_axis=not adaptation.tuned,
                 template=template,
                 progress=progress,
             )

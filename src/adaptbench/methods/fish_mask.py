@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from adaptbench.data.batching import Shape, collate, encode, shape_of
+from adaptbench.data.batching import Shape
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.errors import InputError
@@ -21,8 +21,7 @@ from adaptbench.methods.delta import Delta, Piece
 from adaptbench.methods.tensor_files import shown
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
-from adaptbench.scoring.rank import token_log_probabilities
-from adaptbench.training.losses import per_run_loss
+from adaptbench.scoring.limits import PassSize
 from adaptbench.training.stream import TrainingStream
 
 
@@ -125,7 +124,7 @@ class FishMask(TrainedMethod):
         (few_shot,) = few_shot_sets
         information, shapes = fisher_information(backbone, task, few_shot, recipe, template)
         chosen = largest(information, self.count(backbone))
-        adaptation = Adaptation(backbone, [few_shot.seed], delta=delta_of(backbone.model, chosen))
+        adaptation = Adaptation(backbone, [few_shot.seed], delta=delta_of(backbone.model, chosen)).to_task(task.type)
         trained = self.train(adaptation, task, few_shot_sets, recipe, template, progress)
         trained.log.shapes[0][:0] = shapes  # choosing is part of the bill
         return trained
@@ -166,17 +165,15 @@ def fisher_information(
 ) -> tuple[dict[str, Tensor], list[Shape]]:
     """Mean squared gradient of every parameter over the few-shot examples, one at a time, without dropout."""
     model = backbone.model
-    stream = TrainingStream(task, few_shot, template, 1, lambda prompt: encode(backbone, prompt))
+    stream = TrainingStream(task, few_shot, template, 1, lambda prompt: task.type.encode(backbone, prompt))
     information = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     shapes = []
     model.requires_grad_(True)
     try:
         for _ in few_shot.examples:
             rows = stream.next_batch()
-            shapes.append(shape_of(rows))
-            batch = collate(rows, backbone.pad_id).to(backbone.device)
-            log_p = token_log_probabilities(backbone, batch)
-            loss = per_run_loss(recipe.losses, log_p, batch.target_mask, batch.label, runs=1).sum()
+            shapes.append(task.type.shape_of(rows))
+            loss = task.type.run_losses(recipe.losses, backbone, task.type.collate(rows, backbone), 1, PassSize()).sum()
             gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
             for total, gradient in zip(information.values(), gradients, strict=True):
                 if gradient is not None:

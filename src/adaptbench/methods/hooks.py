@@ -118,10 +118,15 @@ def norm(module: nn.Module, piece: nn.Module, runs: int, offset: float) -> Undo:
 
 
 def embedding(module: nn.Module, piece: nn.Module, _runs: int, site: sites.EmbeddingSite) -> Undo:
-    """The model reads embeddings instead of ids: piece(embeddings, ids), where negative ids are virtual tokens."""
+    """The model reads embeddings instead of ids: piece(embeddings, ids), where negative ids are virtual tokens.
 
-    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        ids = named[site.ids]
+    A pass without these ids (a decoder's, on an encoder's states) is left alone.
+    """
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        ids = named.get(site.ids)
+        if ids is None:
+            return None
         embedded = module.get_submodule(site.path)(ids.clamp(min=0))
         if site.scale != 1:
             embedded = site.scale * embedded

@@ -118,7 +118,7 @@ class InContextLearning(Method):
         progress: bool = False,
     ) -> Adaptation:
         self.check_model(backbone)
-        adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets])
+        adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets]).to_task(task.type)
         room = room_for(backbone, evaluation_prompts(task, template), self.budget)
         adaptation.contexts = [self._contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
         return adaptation

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -56,6 +57,7 @@ class Backbone:
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
     overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
     logits_limit: int = LOGITS_LIMIT  # most bytes of logits in a pass
+    head: nn.Module | None = None  # what a task trains on top of it, with a leading run axis (`models/heads.py`)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -150,30 +152,14 @@ def load_backbone(
         InputError: nothing loadable at `path`, an architecture without an anatomy, a missing optional package, or
             fp16 for a T5 (its feed-forward activations overflow there).
     """
-    source = resolve_path(path)
-    pinned = {} if content is None or Path(source).exists() else {"revision": content}
+    pinned = pinned_to(path, content)
     config = load_config(path, **pinned)
     check_loadable(config, path, dtype, max_length)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    target = torch.device(pick_device(device))
-    placing = placement(device_map, quantization, getattr(torch, dtype), target)
-    hf_logging.disable_progress_bar()
-    options = {"dtype": getattr(torch, dtype), **_attention(config), **_whole(config), **placing, **pinned}
-    try:
-        model = auto.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
-    except Exception as error:
-        raise _cannot_load(path, error) from error
-    check_vocabulary(tokenizer, f"model.path={path!r}")
+    place: dict[str, Any] = {"device": device, "device_map": device_map, "quantization": quantization}
+    model, tokenizer, target = load_frozen(auto, path, config, dtype, pinned, **place)
     if config.is_encoder_decoder:
         model.config.decoder_start_token_id = config.decoder_start_token_id
-    model.requires_grad_(False).eval()
-    if placing:
-        target = next(model.get_input_embeddings().parameters()).device  # where a batch has to go; the rest follows
-    else:
-        model = model.to(target)  # type: ignore[arg-type]
-    if target.type == "cpu" and model.num_parameters() < SMALL:
-        torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     if not has_anatomy(config):
         check_by_trial(model, tokenizer, f"model.path={path!r}")
     return Backbone(
@@ -182,22 +168,75 @@ def load_backbone(
         tokenizer,
         target,
         getattr(torch, dtype),
-        max_length or _own_limit(config, tokenizer),
+        max_length or own_limit(config, tokenizer),
         packs_choices=packs_choices(config),
         overlong=overlong,
         logits_limit=logits_limit,
     )
 
 
-def from_config(config: Any, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A frozen model without storage, from its configuration alone (any size, no weights)."""
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+def load_frozen(
+    auto: Any,
+    path: str,
+    config: Any,
+    dtype: str,
+    pinned: Mapping[str, str],
+    *,
+    device: str = "auto",
+    device_map: str | None = None,
+    quantization: str = "none",
+    **options: Any,
+) -> tuple[PreTrainedModel, Any, torch.device]:
+    """A model, frozen and in evaluation mode, its tokenizer, and the device that a batch has to go to.
+
+    Args:
+        auto: the class of transformers that makes it.
+        config: its configuration, read before.
+        pinned: the revision of a hub id.
+        options: more that `from_pretrained` is told.
+
+    Raises:
+        InputError: nothing loadable at `path`, a tokenizer without a vocabulary, or a missing optional package.
+    """
+    source = resolve_path(path)
+    target = torch.device(pick_device(device))
+    placing = placement(device_map, quantization, getattr(torch, dtype), target)
+    hf_logging.disable_progress_bar()
+    options |= {"dtype": getattr(torch, dtype), **_attention(config), **_whole(config), **placing, **pinned}
+    try:
+        model = auto.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+    except Exception as error:
+        raise _cannot_load(path, error) from error
+    check_vocabulary(tokenizer, f"model.path={path!r}")
+    model.requires_grad_(False).eval()
+    if placing:
+        target = next(model.get_input_embeddings().parameters()).device  # where a batch has to go; the rest follows
+    else:
+        model = model.to(target)
+    if target.type == "cpu" and model.num_parameters() < SMALL:
+        torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
+    return model, tokenizer, target
+
+
+def pinned_to(path: str, content: str | None) -> dict[str, str]:
+    """The revision of a hub id, as `from_pretrained` takes it; nothing for a folder."""
+    return {} if content is None or Path(resolve_path(path)).exists() else {"revision": content}
+
+
+def from_config(config: Any, dtype: torch.dtype = torch.float32, auto: Any = None, **options: Any) -> PreTrainedModel:
+    """A frozen model without storage, from its configuration alone (any size, no weights).
+
+    Args:
+        auto: the class of transformers that makes it, else that of a language model; `options` are for it.
+    """
+    auto = auto or (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)
     config = copy.deepcopy(config)
     for name, value in _whole(config).items():
         setattr(config, name, value)
     attention = _attention(config) if has_anatomy(config) else {"attn_implementation": "eager"}  # the least that runs
     with torch.device("meta"):
-        model = auto.from_config(config, dtype=dtype, experts_implementation=COUNTED, **attention)
+        model = auto.from_config(config, dtype=dtype, experts_implementation=COUNTED, **attention, **options)
     return model.requires_grad_(False).eval()
 
 
@@ -272,7 +311,7 @@ def pick_device(device: str) -> str:
     return accelerator.type if accelerator else "cpu"
 
 
-def _own_limit(config: Any, tokenizer: Any) -> int:
+def own_limit(config: Any, tokenizer: Any) -> int:
     """Learned or rotary positions bound the length; T5's relative ones do not, its tokenizer's number is advice."""
     return positions(config) or min(tokenizer.model_max_length, NO_LIMIT)
 

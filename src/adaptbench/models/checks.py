@@ -15,9 +15,27 @@ def check_loadable(config: Any, path: str, dtype: str, max_length: int | None) -
         InputError: an architecture that cannot score answers (`check_scores`), fp16 for a T5, or a length beyond which
             scores would depend on the batch.
     """
+    check_precision(config, dtype)
+    check_scores(config, f"model.path={path!r}")
+    check_length(config, max_length)
+
+
+def check_precision(config: Any, dtype: str) -> None:
+    """Refuse fp16 for a T5.
+
+    Raises:
+        InputError: says why.
+    """
     if dtype == "float16" and config.model_type in {"t5", "mt5", "umt5"}:
         raise InputError("model.dtype='float16': T5 overflows in float16; use bfloat16 or float32")
-    check_scores(config, f"model.path={path!r}")
+
+
+def check_length(config: Any, max_length: int | None) -> None:
+    """Refuse a length beyond which what is computed for a row would depend on the batch.
+
+    Raises:
+        InputError: names the limit.
+    """
     if max_length and max_length > (rotary_limit(config) or max_length):
         raise InputError(
             f"model.max_length={max_length}: beyond {rotary_limit(config)} tokens the rotary frequencies of this model "

@@ -1,22 +1,21 @@
-"""Score every evaluation prompt with an adapted model, for all its runs."""
+"""Put every evaluation prompt to an adapted model, for all its runs."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from adaptbench.data.batching import Encoded, collate, context_length, encode, shape_of
+from adaptbench.data.batching import Encoded, context_length, encode
 from adaptbench.data.templates import Prompt
 from adaptbench.data.tokenization import Ids
 from adaptbench.methods.base import Adaptation
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
-from adaptbench.scoring.limits import PassSize, in_slices, pass_size, smaller
-from adaptbench.scoring.metrics import ChoiceScores
+from adaptbench.scoring.limits import PassSize, smaller
 from adaptbench.scoring.shared_context import shared_context
 
 
@@ -41,9 +40,9 @@ class Reading:
 
 def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> list[Reading]:
     """Everything one run reads to answer the prompts."""
-    backbone = adaptation.backbone
+    backbone, task = adaptation.backbone, adaptation.task
     if adaptation.contexts is None:
-        return [Reading(index, "", encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
+        return [Reading(index, "", task.encode(backbone, prompt)) for index, prompt in enumerate(prompts)]
     contexts, found = adaptation.contexts[run], []
     for index, prompt in enumerate(prompts):
         for turn, context in enumerate(contexts.find(prompt)):
@@ -51,10 +50,10 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
             if contexts.channel:
                 found += [read(encoded, choice=c) for c, encoded in enumerate(flipped(backbone, prompt, context))]
                 continue
-            found.append(read(encode(backbone, prompt, context)))
+            found.append(read(task.encode(backbone, prompt, context)))
             for text in contexts.content_free.get(prompt.template, ()):
                 nothing = replace(prompt, input=text)
-                found.append(read(encode(backbone, nothing, context), content_free=True))
+                found.append(read(task.encode(backbone, nothing, context), content_free=True))
     sources: dict[Context, list[Ids]] = {}
     for reading in found:
         sources.setdefault(reading.context, []).append(reading.encoded.source)
@@ -77,8 +76,8 @@ def evaluate(
     batch_size: int,
     progress: bool = False,
     read: Sequence[list[Reading]] | None = None,
-) -> list[list[ChoiceScores]]:
-    """Choice scores of each run (outer list), in the order of `prompts`.
+) -> list[list[Any]]:
+    """Answers of each run (outer list), in the order of `prompts`.
 
     Runs of a delta share each pass as blocks of rows; runs that differ in their context go one after the
     other; where nothing depends on the run, one pass serves all.
@@ -91,12 +90,12 @@ def evaluate(
     runs = len(adaptation.seeds)
     if read is None:
         read = all_readings(adaptation, prompts)
-    scorer = _Scorer(adaptation, batch_size, progress)
+    ask = _Passes(adaptation, batch_size, progress)
     with adaptation.attached():
         if adaptation.contexts is not None:
-            return [_in_context(adaptation, prompts, run, read[run], scorer) for run in range(runs)]
+            return [_in_context(adaptation, prompts, run, read[run], ask) for run in range(runs)]
         together = 1 if adaptation.same_for_all_runs else runs
-        return scorer([reading.encoded for reading in read[0]], together) * (runs // together)
+        return ask([reading.encoded for reading in read[0]], together) * (runs // together)
 
 
 def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list[Reading]]:
@@ -108,29 +107,30 @@ def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list
 
 
 def _in_context(
-    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, every: Sequence[Reading], scorer: "_Scorer"
-) -> list[ChoiceScores]:
-    """One run's scores: every prompt after its contexts, the choices' probabilities combined over them."""
+    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, every: Sequence[Reading], ask: "_Passes"
+) -> list[Any]:
+    """One run's answers: every prompt after its contexts, the answers combined over them."""
     assert adaptation.contexts is not None
-    combine = multiplied if adaptation.contexts[run].multiplied else averaged
+    multiplied = adaptation.contexts[run].multiplied
     passes: dict[Context, dict[tuple, Encoded]] = {}
     for reading in every:  # readings that share keys and values must share a batch; the others may meet anyone
         own = passes.setdefault(reading.context if reading.already_read else "", {})
         own.setdefault(_key(reading.encoded), reading.encoded)  # content-free inputs return with every prompt
-    scores: dict[tuple[Context, tuple], ChoiceScores] = {}
+    answers: dict[tuple[Context, tuple], Any] = {}
     held = {reading.context: reading for reading in every if reading.already_read}
     for context, rows in passes.items():
         tokens = held[context].already_read if context else 0
         ids = held[context].encoded.source[:tokens] if context else ()
         with shared_context(adaptation.backbone, ids) if context else nullcontext():
-            (found,) = scorer([_after(encoded, tokens) for encoded in rows.values()], 1, tokens)
-        scores |= {(context, key): score for key, score in zip(rows, found, strict=True)}
-    by_turn: list[dict[int, list[tuple[Reading, ChoiceScores]]]] = [{} for _ in prompts]
+            (found,) = ask([_after(encoded, tokens) for encoded in rows.values()], 1, tokens)
+        answers |= {(context, key): answer for key, answer in zip(rows, found, strict=True)}
+    by_turn: list[dict[int, list[tuple[Reading, Any]]]] = [{} for _ in prompts]
     for reading in every:
-        score = scores[reading.context if reading.already_read else "", _key(reading.encoded)]
-        by_turn[reading.prompt].setdefault(reading.turn, []).append((reading, score))
+        answer = answers[reading.context if reading.already_read else "", _key(reading.encoded)]
+        by_turn[reading.prompt].setdefault(reading.turn, []).append((reading, answer))
     return [
-        combine([_answer(prompt, read) for read in own.values()]) for prompt, own in zip(prompts, by_turn, strict=True)
+        adaptation.task.combine(prompt, list(own.values()), multiplied)
+        for prompt, own in zip(prompts, by_turn, strict=True)
     ]
 
 
@@ -138,81 +138,41 @@ def _key(encoded: Encoded) -> tuple:
     return encoded.source, encoded.choices
 
 
-def _answer(prompt: Prompt, read: Sequence[tuple[Reading, ChoiceScores]]) -> ChoiceScores:
-    """The scores of a prompt's choices after one context, from all that was read there."""
-    if read[0][0].choice is not None:  # the channel: log p(input | choice), whatever the input's length
-        values = tuple(score.log_likelihoods[0] for _, score in read)
-        return ChoiceScores(prompt, values, (read[0][1].tokens[0],) * len(values))
-    (direct,) = (replace(score, prompt=prompt) for reading, score in read if not reading.content_free)
-    free = [score for reading, score in read if reading.content_free]
-    if not free:
-        return direct
-    return replace(direct, log_likelihoods=calibrated(direct, averaged(free)))
-
-
-def calibrated(direct: ChoiceScores, content_free: ChoiceScores) -> tuple[float, ...]:
-    """Zhao et al. 2021: p(y | x) / p(y | content-free), up to a constant that is the same for all choices."""
-    pairs = zip(direct.log_likelihoods, content_free.log_likelihoods, strict=True)
-    return tuple(value - nothing for value, nothing in pairs)
-
-
-def averaged(scores: Sequence[ChoiceScores]) -> ChoiceScores:
-    """Choice probabilities averaged over the contexts of a prompt (Min et al. 2022, ensemble)."""
-    if len(scores) == 1:
-        return scores[0]
-    each = np.array([score.log_likelihoods for score in scores])
-    mean = np.logaddexp.reduce(each, axis=0) - np.log(len(scores))
-    return replace(scores[0], log_likelihoods=tuple(mean.tolist()))
-
-
-def multiplied(scores: Sequence[ChoiceScores]) -> ChoiceScores:
-    """Choice probabilities multiplied over the contexts of a prompt, as their geometric mean: the order is the same."""
-    each = np.array([score.log_likelihoods for score in scores])
-    return replace(scores[0], log_likelihoods=tuple(each.mean(axis=0).tolist()))
-
-
 def _after(encoded: Encoded, tokens: int) -> Encoded:
     return replace(encoded, source=encoded.source[tokens:])
 
 
 @dataclass(frozen=True)
-class _Scorer:
-    """Scores encoded prompts in passes of as many rows as memory allows."""
+class _Passes:
+    """Answers encoded prompts in passes of as many rows as memory allows."""
 
     adaptation: Adaptation
     batch_size: int
     progress: bool
 
-    def __call__(self, encoded: Sequence[Encoded], runs: int, already_read: int = 0) -> list[list[ChoiceScores]]:
-        """Each run's scores, in the order of `encoded`."""
+    def __call__(self, encoded: Sequence[Encoded], runs: int, already_read: int = 0) -> list[list[Any]]:
+        """Each run's answers, in the order of `encoded`."""
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].source))  # little padding
-        results: list[dict[int, ChoiceScores]] = [{} for _ in range(runs)]
+        task, backbone = self.adaptation.task, self.adaptation.backbone
+        results: list[dict[int, Any]] = [{} for _ in range(runs)]
         most, start = PassSize(rows=max(1, self.batch_size // runs)), 0
         quiet = None if self.progress else True
         with tqdm(total=len(order), desc="evaluating", leave=False, disable=quiet, mininterval=1) as bar:
             while start < len(order):
                 indices = order[start : start + most.rows]
-                shape = shape_of([encoded[index] for index in indices])
-                size = pass_size(self.adaptation.backbone, shape, runs).within(most)
+                shape = task.shape_of([encoded[index] for index in indices])
+                size = task.pass_size(backbone, shape, runs).within(most)
                 indices = indices[: size.rows]
                 rows = [encoded[index] for index in indices]
                 try:
-                    sums = self._sums(rows, runs, already_read, size.choices)
+                    answers = task.answer(backbone, rows, runs, already_read, size)
                 except (RuntimeError, MemoryError) as error:
                     most = smaller(error, size, most)
                     self.adaptation.log.halvings += 1
                     continue
                 self.adaptation.log.slices = max(self.adaptation.log.slices, -(-shape.choices // size.choices))
                 for run in range(runs):
-                    for index, row, values in zip(indices, rows, sums[run], strict=True):
-                        tokens = tuple(len(choice) for choice in row.choices)
-                        results[run][index] = ChoiceScores(row.prompt, tuple(values[: len(tokens)]), tokens)
+                    results[run].update(zip(indices, answers[run], strict=True))
                 start += len(rows)
                 bar.update(len(rows))
-        return [[scores[index] for index in range(len(encoded))] for scores in results]
-
-    def _sums(self, rows: Sequence[Encoded], runs: int, already_read: int, choices: int) -> list[list[list[float]]]:
-        """(R, B, C) log-likelihoods, of so many choices at a time."""
-        backbone = self.adaptation.backbone
-        batch = collate([*rows] * runs, backbone.pad_id, already_read).to(backbone.device)
-        return in_slices(backbone, batch, choices).double().sum(2).view(runs, len(rows), -1).tolist()
+        return [[answers[index] for index in range(len(encoded))] for answers in results]

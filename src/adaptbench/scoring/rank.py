@@ -76,12 +76,12 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
     n, choices, length = batch.targets.shape
     targets = batch.targets.flatten(0, 1)
     tokens = batch.source_mask.sum(1)  # (N,)
-    source = _to_the_left(batch.source, tokens).repeat_interleave(choices, 0)
+    source = to_the_left(batch.source, tokens).repeat_interleave(choices, 0)
     tokens = tokens.repeat_interleave(choices)[:, None]  # (N * C, 1)
     places = torch.arange(source.shape[1], device=source.device)
     if backbone.is_encoder_decoder:
         read = _decoder_inputs(backbone, batch.targets).flatten(0, 1)
-        seen = _plain(places < tokens, backbone)
+        seen = plain_mask(places < tokens, backbone)
         logits = backbone.model(input_ids=source, attention_mask=seen, decoder_input_ids=read, use_cache=False).logits
         return _log_p(logits[:, -length:].unflatten(0, (n, choices)), batch.targets)
     after = tokens + torch.arange(length - 1, device=source.device)  # (N * C, T - 1) places of the choice's tokens
@@ -91,11 +91,11 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
     own = batch.target_mask.flatten(0, 1).sum(1, keepdim=True)
     seen = torch.arange(ids.shape[1], device=ids.device) < tokens + (own - 1).clamp(min=0)
     scored = tokens - 1 + torch.arange(length, device=ids.device)  # (N * C, T) the places before each target
-    logits = _logits_at(backbone, ids, _plain(seen, backbone), scored)
+    logits = logits_at(backbone, ids, plain_mask(seen, backbone), scored)
     return _log_p(logits[:, None], targets[:, None])[:, 0].unflatten(0, (n, choices))
 
 
-def _logits_at(backbone: Backbone, ids: Tensor, seen: Tensor | None, places: Tensor) -> Tensor:
+def logits_at(backbone: Backbone, ids: Tensor, seen: Tensor | None, places: Tensor) -> Tensor:
     """(M, W) ids -> (M, T, V) logits at (M, T) places; at no others, where the model's head can be left them out.
 
     `logits_to_keep`, the library's own wish, is the same places for all rows, too many where rows differ in length.
@@ -121,7 +121,7 @@ def _at(states: Tensor, places: Tensor, width: int) -> Tensor:
     return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
-def _to_the_left(source: Tensor, tokens: Tensor) -> Tensor:
+def to_the_left(source: Tensor, tokens: Tensor) -> Tensor:
     """(N, S) ids padded on the left -> the same padded on the right."""
     width = source.shape[1]
     places = torch.arange(width, device=source.device) + width - tokens[:, None]
@@ -136,7 +136,7 @@ def scores_targets_only(backbone: Backbone) -> bool:
     return "logits_to_keep" in signature(model.forward).parameters
 
 
-def _plain(seen: Tensor, backbone: Backbone) -> Tensor | None:
+def plain_mask(seen: Tensor, backbone: Backbone) -> Tensor | None:
     """A two-dimensional mask; none for an encoder on the meta device, where the library would look into it.
 
     Our attention function does not; and a decoder takes one, since without one the library looks into positions.

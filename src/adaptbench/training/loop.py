@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from adaptbench.data.batching import Encoded, Shape, collate, encode, shape_of
+from adaptbench.data.batching import Encoded, Shape
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
-from adaptbench.scoring.limits import PassSize, in_slices, pass_size, smaller
-from adaptbench.training.losses import per_run_loss
+from adaptbench.scoring.limits import PassSize, smaller
+from adaptbench.tasks import TaskType
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
 from adaptbench.training.stream import TrainingStream
 
@@ -51,7 +51,7 @@ def train(
     """
     runs = len(few_shot_sets)
     streams = [
-        TrainingStream(task, few_shot, template, recipe.batch_size, lambda prompt: encode(backbone, prompt))
+        TrainingStream(task, few_shot, template, recipe.batch_size, lambda prompt: task.type.encode(backbone, prompt))
         for few_shot in few_shot_sets
     ]
     update = Adafactor(scale_parameter) if recipe.optimizer == "adafactor" else AdamW()
@@ -64,8 +64,8 @@ def train(
     for step in tqdm(range(steps), desc="adapting", leave=False, disable=None if progress else True, mininterval=1):
         batches = [stream.next_batch() for stream in streams]
         for run, rows in enumerate(batches):
-            log.shapes[run].append(shape_of(rows))
-        losses = accumulate(backbone, batches, recipe.losses, optimizer, log)
+            log.shapes[run].append(task.type.shape_of(rows))
+        losses = accumulate(task.type, backbone, batches, recipe.losses, optimizer, log)
         factor = linear_schedule(step, steps, recipe.warmup_fraction)
         still_alive = optimizer.step(learning_rate * factor, recipe.clip_norm, alive & losses.isfinite())
         for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
@@ -79,6 +79,7 @@ def train(
 
 
 def accumulate(
+    task: TaskType,
     backbone: Backbone,
     batches: Sequence[Sequence[Encoded]],
     names: Sequence[str],
@@ -89,11 +90,12 @@ def accumulate(
 
     A run's loss is the mean over its examples, so passes of some rows each add up to the pass of all.
     """
-    shape = replace(shape_of([row for own in batches for row in own]), rows=len(batches[0]))  # the pass is padded to it
+    every = [row for own in batches for row in own]  # the pass is padded to the longest of all
+    shape = replace(task.shape_of(every), rows=len(batches[0]))
     while True:
-        size = pass_size(backbone, shape, len(batches)).within(log.most)
+        size = task.pass_size(backbone, shape, len(batches)).within(log.most)
         try:
-            losses = _accumulate(backbone, batches, names, optimizer, size)
+            losses = _accumulate(task, backbone, batches, names, optimizer, size)
         except (RuntimeError, MemoryError) as error:
             log.most = smaller(error, size, log.most)
             log.halvings += 1
@@ -103,6 +105,7 @@ def accumulate(
 
 
 def _accumulate(
+    task: TaskType,
     backbone: Backbone,
     batches: Sequence[Sequence[Encoded]],
     names: Sequence[str],
@@ -114,9 +117,7 @@ def _accumulate(
     rows, total = len(batches[0]), torch.zeros(len(batches), device=backbone.device)
     for start in range(0, rows, size.rows):
         part = [row for own in batches for row in own[start : start + size.rows]]
-        batch = collate(part, backbone.pad_id).to(backbone.device)
-        log_p = in_slices(backbone, batch, size.choices)
-        losses = per_run_loss(names, log_p, batch.target_mask, batch.label, len(batches))
+        losses = task.run_losses(names, backbone, task.collate(part, backbone), len(batches), size)
         losses = losses * (min(size.rows, rows - start) / rows)
         losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
         total = total + losses.detach()

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from adaptbench.models.architectures.parts import Parts, embedding, linear, norm
+from adaptbench.models.architectures.parts import Parts, embedding, linear, norm, root
 from adaptbench.models.sites import AttentionSite, SublayerSite
 
 
@@ -12,11 +12,11 @@ def bert(model: nn.Module) -> Parts:
     """BERT and RoBERTa, bare or under a head: bidirectional, so methods attach but no choices are scored."""
     config: Any = model.config
     width, heads = config.hidden_size, config.num_attention_heads
-    root = f"{config.model_type}." if hasattr(model, config.model_type) else ""
-    yield embedding(model, f"{root}embeddings.word_embeddings", "encoder")
-    yield norm(model, f"{root}embeddings.LayerNorm")
+    body = root(model, config.model_type)
+    yield embedding(model, f"{body}embeddings.word_embeddings", "encoder")
+    yield norm(model, f"{body}embeddings.LayerNorm")
     for layer in range(config.num_hidden_layers):
-        path = f"{root}encoder.layer.{layer}"
+        path = f"{body}encoder.layer.{layer}"
         for name, role in {"query": "q", "key": "k", "value": "v"}.items():
             yield linear(model, f"{path}.attention.self.{name}", role)
         yield AttentionSite(f"{path}.attention.self", heads, width // heads, "encoder", width)

@@ -13,6 +13,7 @@ from adaptbench.models.architectures.parts import (
     neox_feed_forward,
     norm,
     norms,
+    root,
 )
 from adaptbench.models.sites import SublayerSite
 
@@ -24,10 +25,11 @@ def bloom(model: nn.Module) -> Parts:
         raise InputError("slow_but_exact=true in a Bloom's config.json: its maps are then cut up, and nothing attaches")
     width, heads = config.hidden_size, config.n_head
     columns = by_head(heads, width // heads)
-    yield embedding(model, "transformer.word_embeddings")
-    yield norm(model, "transformer.word_embeddings_layernorm")
+    body = root(model, "transformer")
+    yield embedding(model, f"{body}word_embeddings")
+    yield norm(model, f"{body}word_embeddings_layernorm")
     for layer in range(config.n_layer):
-        path = f"transformer.h.{layer}"
+        path = f"{body}h.{layer}"
         yield norm(model, f"{path}.input_layernorm")
         yield from neox_attention(model, f"{path}.self_attention", columns, heads, width // heads, width)
         yield SublayerSite(f"{path}.self_attention.dense", "self", width)
@@ -35,7 +37,7 @@ def bloom(model: nn.Module) -> Parts:
         yield from neox_feed_forward(model, f"{path}.mlp")
         yield SublayerSite(f"{path}.mlp.dense_4h_to_h", "ff", width)
         yield SublayerSite(path, "block", width)
-    yield norm(model, "transformer.ln_f")
+    yield norm(model, f"{body}ln_f")
 
 
 def falcon(model: nn.Module) -> Parts:
@@ -47,9 +49,10 @@ def falcon(model: nn.Module) -> Parts:
     if config.new_decoder_architecture:
         kept = config.num_kv_heads
     columns = by_head(kept, head, heads // kept)
-    yield embedding(model, "transformer.word_embeddings")
+    body = root(model, "transformer")
+    yield embedding(model, f"{body}word_embeddings")
     for layer in range(config.num_hidden_layers):
-        path = f"transformer.h.{layer}"
+        path = f"{body}h.{layer}"
         yield from norms(model, path, "ln_attn", "input_layernorm")
         yield from neox_attention(model, f"{path}.self_attention", columns, kept, head, width)
         yield SublayerSite(f"{path}.self_attention", "self", width)
@@ -57,4 +60,4 @@ def falcon(model: nn.Module) -> Parts:
         yield from neox_feed_forward(model, f"{path}.mlp")
         yield SublayerSite(f"{path}.mlp", "ff", width)
         yield SublayerSite(path, "block", width)
-    yield norm(model, "transformer.ln_f")
+    yield norm(model, f"{body}ln_f")

@@ -13,6 +13,7 @@ from adaptbench.models.architectures.parts import (
     neox_feed_forward,
     norm,
     norms,
+    root,
 )
 from adaptbench.models.sites import AttentionSite, Columns, LinearSite, SublayerSite
 
@@ -21,9 +22,10 @@ def gpt2(model: nn.Module) -> Parts:
     """Queries, keys and values side by side in one map, whose weight is (d_in, d_out)."""
     config: Any = model.config
     width, inner = config.hidden_size, config.n_inner or 4 * config.hidden_size
-    yield embedding(model, "transformer.wte")
+    body = root(model, "transformer")
+    yield embedding(model, f"{body}wte")
     for layer in range(config.n_layer):
-        path = f"transformer.h.{layer}"
+        path = f"{body}h.{layer}"
         yield norm(model, f"{path}.ln_1")
         for index, letter in enumerate("qkv"):
             columns = Columns(index * width, (index + 1) * width)
@@ -36,7 +38,7 @@ def gpt2(model: nn.Module) -> Parts:
         yield LinearSite(f"{path}.mlp.c_proj", "ff_out", inner, width)
         yield SublayerSite(f"{path}.mlp", "ff", width)
         yield SublayerSite(path, "block", width)
-    yield norm(model, "transformer.ln_f")
+    yield norm(model, f"{body}ln_f")
 
 
 def gpt_neox(model: nn.Module) -> Parts:
@@ -44,9 +46,10 @@ def gpt_neox(model: nn.Module) -> Parts:
     config: Any = model.config
     width, heads = config.hidden_size, config.num_attention_heads
     columns = by_head(heads, width // heads)
-    yield embedding(model, "gpt_neox.embed_in")
+    body = root(model, "gpt_neox")
+    yield embedding(model, f"{body}embed_in")
     for layer in range(config.num_hidden_layers):
-        path = f"gpt_neox.layers.{layer}"
+        path = f"{body}layers.{layer}"
         yield norm(model, f"{path}.input_layernorm")
         yield from neox_attention(model, f"{path}.attention", columns, heads, width // heads, width)
         yield SublayerSite(f"{path}.attention", "self", width)
@@ -54,16 +57,17 @@ def gpt_neox(model: nn.Module) -> Parts:
         yield from neox_feed_forward(model, f"{path}.mlp")
         yield SublayerSite(f"{path}.mlp", "ff", width)
         yield SublayerSite(path, "block", width)
-    yield norm(model, "gpt_neox.final_layer_norm")
+    yield norm(model, f"{body}final_layer_norm")
 
 
 def opt(model: nn.Module) -> Parts:
     """Norms before the sublayers, or (350M) after them, between which embeddings are narrower than the rest."""
     config: Any = model.config
     width = config.hidden_size
-    yield embedding(model, "model.decoder.embed_tokens")
+    body = f"{root(model, 'model')}decoder"
+    yield embedding(model, f"{body}.embed_tokens")
     for layer in range(config.num_hidden_layers):
-        path = f"model.decoder.layers.{layer}"
+        path = f"{body}.layers.{layer}"
         yield from norms(model, path, "self_attn_layer_norm")
         for name, role in {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "o"}.items():
             yield linear(model, f"{path}.self_attn.{name}", role)
@@ -75,4 +79,4 @@ def opt(model: nn.Module) -> Parts:
         yield linear(model, f"{path}.fc2", "ff_out")
         yield SublayerSite(f"{path}.fc2", "ff", width)
         yield SublayerSite(path, "block", width)
-    yield from norms(model, "model.decoder", "final_layer_norm")
+    yield from norms(model, body, "final_layer_norm")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from adaptbench.models.architectures.parts import Parts, embedding, fused, linear, norm, norms
+from adaptbench.models.architectures.parts import Parts, embedding, fused, linear, norm, norms, root
 from adaptbench.models.sites import AttentionSite, Columns, LinearSite, SublayerSite
 
 
@@ -17,9 +17,10 @@ def llama(model: nn.Module) -> Parts:
     """
     config: Any = model.config
     offset = 1.0 if config.model_type in ("gemma2", "gemma3_text") else 0.0
-    yield embedding(model, "model.embed_tokens")
+    body = root(model, "model")
+    yield embedding(model, f"{body}embed_tokens")
     for layer in range(config.num_hidden_layers):
-        path = f"model.layers.{layer}"
+        path = f"{body}layers.{layer}"
         attention: Any = model.get_submodule(f"{path}.self_attn")
         yield from norms(model, path, "input_layernorm", offset=offset)
         yield from _attention(model, f"{path}.self_attn", offset)
@@ -32,7 +33,7 @@ def llama(model: nn.Module) -> Parts:
         yield SublayerSite(f"{path}.mlp", "ff", config.hidden_size)
         yield from norms(model, path, "post_feedforward_layernorm", offset=offset)
         yield SublayerSite(path, "block", config.hidden_size)
-    yield norm(model, "model.norm", offset)
+    yield norm(model, f"{body}norm", offset)
 
 
 def _attention(model: nn.Module, path: str, offset: float) -> Parts:

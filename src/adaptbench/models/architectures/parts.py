@@ -10,6 +10,11 @@ from adaptbench.models.sites import AttentionSite, Columns, EmbeddingSite, Linea
 Parts = Iterator[LinearSite | SublayerSite | AttentionSite | NormSite | EmbeddingSite]
 
 
+def root(model: nn.Module, name: str) -> str:
+    """What paths begin with: the body's name and a dot in a model with a head, nothing in the body alone."""
+    return f"{name}." if hasattr(model, name) else ""
+
+
 def linear(model: nn.Module, path: str, role: str) -> LinearSite:
     """A map of its own."""
     found: Any = model.get_submodule(path)

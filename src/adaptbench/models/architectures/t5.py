@@ -9,14 +9,17 @@ from adaptbench.models.sites import AttentionSite, SublayerSite
 
 
 def t5(model: nn.Module) -> Parts:
-    """Feed-forward gated (T5 1.1, mT5, UMT5) or not (T5)."""
+    """Feed-forward gated (T5 1.1, mT5, UMT5) or not (T5); both stacks, or the encoder alone."""
     config: Any = model.config
     yield embedding(model, "shared", "encoder")
-    yield embedding(model, "shared", "decoder", "decoder_")
+    stacks = [("encoder", config.num_layers)]
+    if hasattr(model, "decoder"):
+        yield embedding(model, "shared", "decoder", "decoder_")
+        stacks.append(("decoder", config.num_decoder_layers))
     feed_forward = {"wi_0": "ff_gate", "wi_1": "ff_in", "wo": "ff_out"}
     if not config.is_gated_act:
         feed_forward = {"wi": "ff_in", "wo": "ff_out"}
-    for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+    for stack, layers in stacks:
         for block in range(layers):
             sublayers = [("SelfAttention", "self", stack)]
             if stack == "decoder":

@@ -1,0 +1,90 @@
+"""From answers to scores, by every metric that judges their kind.
+
+An item is an evaluated row, in however many templates it was phrased: its statistics are the mean over them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from adaptbench.data.example import TaskData
+from adaptbench.data.templates import Prompt
+from adaptbench.metrics import Metric, get, metrics_for, total
+from adaptbench.metrics.base import Array
+from adaptbench.tasks import Answer, TaskType
+
+
+def headline(task: TaskData) -> Metric:
+    """The metric that a data set's score is."""
+    return get(task.metric) if task.metric is not None else metrics_for(task.type.answers)[0]
+
+
+def classes(task: TaskType, prompts: Sequence[Prompt]) -> int:
+    """Most answers that any prompt has to choose from; 0 where there are no classes."""
+    return max(map(task.options, prompts)) if task.answers == "label" else 0
+
+
+def scores(task: TaskType, answers: Sequence[Answer], norm: str) -> dict[str, float | None]:
+    """Metric -> score, by all metrics that judge this kind of answer; None where a row's right answer is unknown."""
+    number = classes(task, [answer.prompt for answer in answers])
+    return {metric.name: score(metric, task, answers, norm, number) for metric in metrics_for(task.answers, number)}
+
+
+def score(metric: Metric, task: TaskType, answers: Sequence[Answer], norm: str, number: int) -> float | None:
+    """The score of some answers by one metric.
+
+    Args:
+        number: of classes, in all answers of the data set.
+    """
+    statistics = item_statistics(metric, task, answers, norm, number)
+    return None if statistics is None else float(metric.aggregate(total(statistics)))
+
+
+def item_statistics(metric: Metric, task: TaskType, answers: Sequence[Answer], norm: str, number: int) -> Array | None:
+    """(N items, k), in order of first appearance."""
+    references = [task.reference(answer.prompt) for answer in answers]
+    if any(reference is None for reference in references):
+        return None
+    predictions = [task.prediction(answer, norm) for answer in answers]
+    statistics = metric.per_item(predictions, references, number)
+    return mean_by_item([answer.prompt.uid for answer in answers], statistics)
+
+
+def mean_by_item(uids: Sequence[str], statistics: Array) -> Array:
+    """(M, k) statistics of rows in their templates -> (N, k) of rows."""
+    if len(set(uids)) == len(uids):
+        return statistics
+    groups: dict[str, list[int]] = {}
+    for position, uid in enumerate(uids):
+        groups.setdefault(uid, []).append(position)
+    return np.array([statistics[positions].mean(axis=0) for positions in groups.values()])
+
+
+def by_template(
+    metric: Metric, task: TaskType, answers: Sequence[Answer], norm: str
+) -> dict[str, dict[str, float | int | None]]:
+    """Template -> its score and number of items, in order of first use: how much the wording matters."""
+    number = classes(task, [answer.prompt for answer in answers])
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.prompt.template, []).append(answer)
+    return {
+        name: {"score": score(metric, task, group, norm, number), "n": len(group)} for name, group in groups.items()
+    }
+
+
+def items(answers: Sequence[Answer]) -> int:
+    """Evaluated rows, however many templates each was phrased by."""
+    return len({answer.prompt.uid for answer in answers})
+
+
+def chance(metric: Metric, task: TaskType, prompts: Sequence[Prompt]) -> float | None:
+    """Expected score of guessing uniformly; None where a metric has no such level."""
+    return None if metric.chance is None else metric.chance([task.options(prompt) for prompt in prompts])
+
+
+def signatures(task: TaskType, answers: Sequence[Any]) -> dict[str, str]:
+    """How libraries compute the metrics of this kind of answer, for the record."""
+    references = [task.reference(answer.prompt) for answer in answers]
+    return {m.name: m.signature(references) for m in metrics_for(task.answers) if m.signature is not None}

@@ -1,0 +1,177 @@
+"""What a kind of task decides: how an example becomes tensors, what a run's loss is, how an answer is obtained, and
+what shape its price has.
+
+Everything else (methods, the training loop, evaluation, costs, records) asks a `TaskType` and assumes nothing about
+answers. Letters: R runs, B rows of a run, N = R * B rows of a batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from adaptbench.data.batching import Batch, Encoded, Shape, collate, encode, shape_of
+from adaptbench.data.templates import Prompt, Template
+from adaptbench.errors import InputError
+from adaptbench.models.backbone import Backbone
+from adaptbench.schema import DatasetConfig
+from adaptbench.scoring.limits import PassSize
+
+TASKS: dict[str, type["TaskType"]] = {}
+T = TypeVar("T", bound=type["TaskType"])
+
+
+def register(kind: str) -> Callable[[T], T]:
+    """Make a kind of task known as `dataset.task=<kind>`."""
+
+    def add(task: T) -> T:
+        if kind in TASKS:
+            raise ValueError(f"there is a task type {kind!r} already")
+        task.kind = kind
+        TASKS[kind] = task
+        return task
+
+    return add
+
+
+def task_type(config: DatasetConfig) -> "TaskType":
+    """The task type of a data set, with the settings that its configuration gives.
+
+    Raises:
+        InputError: no such task type, or a setting that it cannot have.
+    """
+    if config.task not in TASKS:
+        raise InputError(f"dataset.task={config.task!r}: expected one of {', '.join(sorted(TASKS))}")
+    return TASKS[config.task].of(config)
+
+
+class Answer(Protocol):
+    """What a model answered to one prompt; what else it holds is its task type's own affair."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """A kind of task. Subclasses are frozen dataclasses of its settings."""
+
+    kind: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]] = ()  # those of a recipe that it can be trained by; empty: one of its own
+    language_model: ClassVar[bool] = True  # or an encoder without the head of one
+    answer_field: ClassVar[str] = "label"  # of a row
+    ranks_choices: ClassVar[bool] = False  # knows a probability of each choice, by which contexts can be combined
+
+    @classmethod
+    def of(cls, config: DatasetConfig) -> "TaskType":
+        """With a data set's settings.
+
+        Raises:
+            InputError: names the setting.
+        """
+        return cls()
+
+    @property
+    def answers(self) -> str:
+        """The kind of its answers, which says which metrics judge them: label, number or text."""
+        raise NotImplementedError
+
+    def template(self, config: DatasetConfig, name: str, entry: Mapping[str, str], labels: tuple[str, ...]) -> Template:
+        """One of a data set's own templates.
+
+        Raises:
+            InputError: parts that are missing or unknown.
+        """
+        raise NotImplementedError
+
+    def read_answer(self, config: DatasetConfig, row: dict[str, Any], labelled: bool) -> None:
+        """Check, and put into place, what a row says the right answer is (nothing, in rows that have none).
+
+        Raises:
+            ValueError: what was found and what was expected.
+        """
+        raise NotImplementedError
+
+    # From prompts to tensors
+
+    def encode(self, backbone: Backbone, prompt: Prompt, context: str = "") -> Encoded:
+        """Token ids of a prompt, after an optional context (demonstrations)."""
+        return encode(backbone, prompt, context)
+
+    def shape_of(self, rows: Sequence[Encoded]) -> Shape:
+        """The sizes that one run's rows are padded to when it runs alone: what its cost depends on."""
+        return shape_of(rows)
+
+    def collate(self, rows: Sequence[Encoded], backbone: Backbone, already_read: int = 0) -> Batch:
+        """Rows padded to one batch, on the backbone's device.
+
+        Args:
+            already_read: tokens before every row whose keys and values are held.
+        """
+        return collate(rows, backbone.pad_id, already_read).to(backbone.device)
+
+    def batch_of_shape(self, shape: Shape, device: torch.device) -> Batch:
+        """A batch of this shape, without contents on the meta device, else full of the first word."""
+        raise NotImplementedError
+
+    # Passes through an adapted model
+
+    def head(self, backbone: Backbone, seeds: Sequence[int]) -> nn.Module | None:
+        """What is trained on top of the model, with a leading run axis: nothing where the model's own head answers."""
+        return None
+
+    def pass_size(self, backbone: Backbone, shape: Shape, runs: int = 1) -> PassSize:
+        """The largest pass that a batch of this shape (of one run's rows) may be read in."""
+        return PassSize()
+
+    def run_losses(self, names: Sequence[str], backbone: Backbone, batch: Batch, runs: int, size: PassSize) -> Tensor:
+        """(R,) losses, each the mean over the rows of its run alone."""
+        raise NotImplementedError
+
+    def prediction_pass(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+        """What a prediction computes, for counting."""
+        raise NotImplementedError
+
+    def answer(
+        self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
+    ) -> list[list[Any]]:
+        """(R, B) answers to the same rows for every run, in one pass.
+
+        Args:
+            already_read: tokens before every row whose keys and values are held.
+        """
+        raise NotImplementedError
+
+    def combine(self, prompt: Prompt, turns: Sequence[Sequence[tuple[Any, Any]]], multiplied: bool) -> Any:
+        """The answer to a prompt that was read after several contexts, from (reading, answer) pairs of each context.
+
+        Args:
+            multiplied: combine probabilities as a product, instead of their mean.
+        """
+        (((_, answer),),) = turns
+        return replace(answer, prompt=prompt)
+
+    # From answers to scores
+
+    def problem(self, answers: Sequence[Any]) -> str | None:
+        """Why these answers cannot be trusted, if so."""
+        return None
+
+    def prediction(self, answer: Any, norm: str) -> Any:
+        """What a metric is told was answered."""
+        raise NotImplementedError
+
+    def reference(self, prompt: Prompt) -> Any:
+        """What a metric is told is right; None where nobody knows."""
+        raise NotImplementedError
+
+    def options(self, prompt: Prompt) -> int:
+        """Between how many answers there was to choose: what guessing is measured by."""
+        raise NotImplementedError
+
+    def table(self, answers: Sequence[Any]) -> pd.DataFrame:
+        """The answers as a run stores them, with their prompts' uid and template."""
+        raise NotImplementedError
