@@ -2,8 +2,9 @@
 
 Letters: S seeds (few-shot draws), N evaluation items, D datasets, B bootstrap replicates, P pairs of methods.
 
-The unit of evidence is the matrix `correct`, (S, N): was item n answered correctly after adaptation on draw s? Its
-two axes are *crossed*: every seed answers the same items. So a replicate draws seeds and, independently, items, and
+The unit of evidence are the statistics of every item, (S, N, k): what a metric counts of item n after adaptation on
+draw s. A score is computed from their sum over items; where it is their mean, a matrix (S, N) of values says as much.
+The two axes are *crossed*: every seed answers the same items. So a replicate draws seeds and, independently, items, and
 uses the same items for every seed. Drawing fresh items for every seed would let hard items average out, and the
 interval would come out too narrow.
 Datasets are not resampled: a claim is about the datasets that were run.
@@ -12,10 +13,14 @@ Datasets are not resampled: a claim is about the datasets that were run.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+
+from adaptbench.metrics import total
+from adaptbench.metrics.base import mean
 
 Array = NDArray[np.floating]
 
@@ -37,14 +42,55 @@ def iqm(values: ArrayLike) -> float:
     return float(ordered[cut : len(ordered) - cut].mean())
 
 
-def mean_over_seeds(accuracy: Array) -> Array:
+@dataclass(frozen=True)
+class Items:
+    """What a metric counts of every item, and how a score follows from the sum over items."""
+
+    statistics: Array  # (S, N, k)
+    aggregate: Callable[[Array], Array]  # (..., k) -> (...)
+
+    @classmethod
+    def of(cls, cell: "Items | ArrayLike") -> "Items":
+        """As it is, or from a matrix (S, N) of values whose mean is the score."""
+        if isinstance(cell, Items):
+            return cell
+        values = np.asarray(cell, dtype=float)
+        return cls(np.stack([values, np.ones_like(values)], axis=-1), mean)
+
+    def chosen(self, seeds: Any, items: Any) -> "Items":
+        """Some of the seeds and some of the items."""
+        return Items(self.statistics[seeds][:, items], self.aggregate)
+
+    @property
+    def scores(self) -> Array:
+        """(S,)"""
+        return self.aggregate(total(self.statistics))
+
+    @property
+    def values(self) -> Array:
+        """(S, N): what each item adds to the score. Their mean over items is the score.
+
+        Where the score is a mean, the item's own value. Else the jackknife's pseudo-values (Tukey 1958): N times the
+        score of all items less N - 1 times that of all others, moved so that their mean is the score itself.
+        """
+        if self.aggregate is mean and (self.statistics[..., 1] == 1).all():
+            return self.statistics[..., 0]
+        items = self.statistics.shape[1]
+        sums, scores = total(self.statistics), self.scores[:, None]
+        if items == 1:
+            return scores
+        pseudo = items * scores - (items - 1) * self.aggregate(sums[:, None] - self.statistics)
+        return pseudo + scores - pseudo.mean(axis=1, keepdims=True)
+
+
+def mean_over_seeds(scores: Array) -> Array:
     """(B, S) -> (B,)"""
-    return accuracy.mean(axis=1)
+    return scores.mean(axis=1)
 
 
-def median_over_seeds(accuracy: Array) -> Array:
+def median_over_seeds(scores: Array) -> Array:
     """(B, S) -> (B,). By a full sort: for a handful of seeds this is several times faster than np.median."""
-    ordered = np.sort(accuracy, axis=1)
+    ordered = np.sort(scores, axis=1)
     seeds = ordered.shape[1]
     return (ordered[:, (seeds - 1) // 2] + ordered[:, seeds // 2]) / 2
 
@@ -64,28 +110,36 @@ def item_draws(items: int, replicates: int, rng_seed: int, stream: int) -> Array
 
 
 def hierarchical_bootstrap(
-    cells: Sequence[Array],  # D matrices (S, N); S and N may differ between datasets
+    cells: Sequence[Items | Array],  # D of (S, N); S and N may differ between datasets
     over_seeds: Callable[[Array], Array] = median_over_seeds,  # (B, S) -> (B,)
     replicates: int = REPLICATES,
     rng_seed: int = RNG_SEED,
 ) -> Array:
-    """(B,) replicates of the mean over datasets of a statistic over seeds of the mean over items.
+    """(B,) replicates of the mean over datasets of a statistic over seeds of the score of the drawn items.
 
     With one seed only the items vary, with one item only the seeds do. Resampling two seeds shows half of their
     variance, so what they contribute is scaled to put the rest back. Three or more are left as they are: the median's
     replicates are coarse and already spread too far.
     """
-    total = np.zeros(replicates)
-    for stream, cell in enumerate(cells):
-        correct = np.asarray(cell, dtype=np.float32)
-        seeds, items = correct.shape
-        accuracy = (item_draws(items, replicates, rng_seed, stream) @ correct.T).astype(float) / items  # (B, S)
+    found = np.zeros(replicates)
+    for stream, cell in enumerate(map(Items.of, cells)):
+        seeds, items, _ = cell.statistics.shape
+        scores = cell.aggregate(drawn_sums(item_draws(items, replicates, rng_seed, stream), cell.statistics))  # (B, S)
         rng = np.random.default_rng([rng_seed, stream, seeds])
         drawn = rng.integers(0, seeds, size=(replicates, seeds))
-        these_seeds = over_seeds(accuracy)
+        these_seeds = over_seeds(scores)
         scale = np.sqrt(2) if seeds == 2 else 1.0
-        total += these_seeds + scale * (over_seeds(np.take_along_axis(accuracy, drawn, axis=1)) - these_seeds)
-    return total / len(cells)
+        found += these_seeds + scale * (over_seeds(np.take_along_axis(scores, drawn, axis=1)) - these_seeds)
+    return found / len(cells)
+
+
+def drawn_sums(draws: Array, statistics: Array) -> Array:
+    """(B, N) counts, (S, N, k) -> (B, S, k). In single precision where that is exact: sums of small whole numbers."""
+    seeds, items, k = statistics.shape
+    columns = np.moveaxis(statistics, 1, 0).reshape(items, seeds * k)
+    whole = np.array_equal(columns, np.rint(columns)) and np.abs(columns).max() * items < 2**24
+    sums = draws @ columns.astype(np.float32) if whole else draws.astype(float) @ columns
+    return sums.astype(float).reshape(len(draws), seeds, k)
 
 
 def percentile_interval(replicates: Array, level: float = 0.95) -> tuple[float, float]:
@@ -95,7 +149,7 @@ def percentile_interval(replicates: Array, level: float = 0.95) -> tuple[float, 
 
 
 def hierarchical_bootstrap_ci(
-    cells: Sequence[Array],  # D matrices (S, N)
+    cells: Sequence[Items | Array],  # D of (S, N)
     level: float = 0.95,
     over_seeds: Callable[[Array], Array] = median_over_seeds,
     replicates: int = REPLICATES,
@@ -210,16 +264,17 @@ def crossed_t_test(cells: Sequence[Array]) -> CrossedT:
 
 
 def paired_difference(
-    first: Sequence[Array],  # D matrices (S, N)
-    second: Sequence[Array],  # D matrices of the same shapes: same seeds, same items, in the same order
+    first: Sequence[Items | Array],  # D of (S, N)
+    second: Sequence[Items | Array],  # D of the same shapes: same seeds, same items, in the same order
     level: float = 0.95,
 ) -> tuple[float, float, float, float]:
-    """Difference of accuracy, its interval (low, high) and a two-sided p-value for "no difference".
+    """Difference of scores, its interval (low, high) and a two-sided p-value for "no difference".
 
-    The estimate is the mean over datasets of the mean over seeds and items of first - second. Everything the two
+    The estimate is the mean over datasets and seeds of the difference of scores; an item's part in it is the difference
+    of its values (`Items.values`). Everything the two
     methods share (the draw, the item) cancels before anything is estimated; `crossed_t_test` judges what is left.
     """
-    differences = [np.asarray(a, dtype=float) - np.asarray(b, dtype=float) for a, b in zip(first, second, strict=True)]
+    differences = [Items.of(a).values - Items.of(b).values for a, b in zip(first, second, strict=True)]
     test = crossed_t_test(differences)
     low, high = test.interval(level)
     return float(test.estimate), float(low), float(high), float(test.p)

@@ -219,7 +219,6 @@ def test_a_head_is_stored_and_loaded_like_any_delta(bare, tmp_path):
 
 
 def test_dropout_is_there_in_training_only_and_differs_from_run_to_run():
-    head = ClassificationHead(2, 400, 2, dropout=0.25).initialise
     head = ClassificationHead(2, 400, 2, dropout=0.25)
     with torch.no_grad():
         head.dense.weight.copy_(torch.eye(400))

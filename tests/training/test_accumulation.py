@@ -12,11 +12,11 @@ from adaptbench.data.batching import Encoded, encode
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
 from adaptbench.scoring.limits import PassSize
-from adaptbench.training import loop
+from adaptbench.tasks import choices
+from adaptbench.tasks.choices import Choices
 from adaptbench.training.loop import TrainingLog, accumulate
 from adaptbench.training.losses import LOSSES
 from adaptbench.training.optim import Adafactor, RunOptimizer
-from adaptbench.tasks.choices import Choices
 from tests.factories import toy_task
 
 PROMPTS = evaluation_prompts(toy_task(24, "yes ||| no ||| maybe not ||| the large red house"), "random")
@@ -135,7 +135,7 @@ def test_dropout_is_the_same_when_a_slice_is_computed_again(precise, monkeypatch
 def test_a_pass_that_failed_leaves_no_gradient_behind(precise, monkeypatch):
     """Memory runs out in the second of two passes: the first one's gradients do not count twice."""
     whole = gradients(precise["t5"], "ia3", ALL, EIGHT, 2)
-    calls, read = [], loop.in_slices
+    calls, read = [], choices.in_slices
 
     def second_fails(backbone, batch, choices):
         calls.append(batch.targets.shape[0])
@@ -143,6 +143,6 @@ def test_a_pass_that_failed_leaves_no_gradient_behind(precise, monkeypatch):
             raise torch.OutOfMemoryError
         return read(backbone, batch, choices)
 
-    monkeypatch.setattr(loop, "in_slices", second_fails)
+    monkeypatch.setattr(choices, "in_slices", second_fails)
     assert_equal(gradients(precise["t5"], "ia3", ALL, PassSize(rows=4), 2), whole, CLOSE)
     assert calls == [8, 8, 4, 4, 4, 4], "rows over both runs"

@@ -29,7 +29,7 @@ def cached_flops(run: MetaRun, shape: Shape, context: int) -> CachedFlops:
         once = count(lambda: read(backbone, (0,) * context))
         with shared(read(backbone, (0,) * context)):
             after = replace(run.batch(shape), already_read=context)
-            return CachedFlops(once, count(lambda: run.task.prediction_pass(backbone, after, PassSize())))
+            return CachedFlops(once, count(lambda: run.task.predict(backbone, after, PassSize())))
 
 
 def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
@@ -46,5 +46,5 @@ def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
             with tracker.as_kind("kv_cache"):
                 held = {module: (key.clone(), value.clone()) for module, (key, value) in states.items()}
             with shared(held):
-                run.task.prediction_pass(backbone, after, size)
+                run.task.predict(backbone, after, size)
             return tracker.memory

@@ -59,13 +59,14 @@ class MetaRun:
             sdpa_kernel(SDPBackend.MATH),
             served.attached(),
         ):
-            return self.task.prediction_pass(backbone, self.batch(shape), size)
+            return self.task.predict(backbone, self.batch(shape), size)
 
     def forward_backward(self, shape: Shape, size: PassSize = WHOLE) -> None:
         """The loss of a batch of this shape and its gradients, in the same way."""
         with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone.model):
-            losses = self.task.run_losses(self.recipe.losses, self.adaptation.backbone, self.batch(shape), 1, size)
-            losses.sum().backward()
+            batch = self.batch(shape)
+            output = self.task.forward(self.adaptation.backbone, batch, size)
+            self.task.run_losses(self.recipe.losses, output, batch, runs=1).sum().backward()
 
     def optimizer(self) -> RunOptimizer:
         update = Adafactor() if self.recipe.optimizer == "adafactor" else AdamW()

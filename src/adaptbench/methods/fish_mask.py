@@ -173,7 +173,9 @@ def fisher_information(
         for _ in few_shot.examples:
             rows = stream.next_batch()
             shapes.append(task.type.shape_of(rows))
-            loss = task.type.run_losses(recipe.losses, backbone, task.type.collate(rows, backbone), 1, PassSize()).sum()
+            batch = task.type.collate(rows, backbone)
+            output = task.type.forward(backbone, batch, PassSize())
+            loss = task.type.run_losses(recipe.losses, output, batch, runs=1).sum()
             gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
             for total, gradient in zip(information.values(), gradients, strict=True):
                 if gradient is not None:

@@ -127,13 +127,17 @@ class TaskType:
         """The largest pass that a batch of this shape (of one run's rows) may be read in."""
         return PassSize()
 
-    def run_losses(self, names: Sequence[str], backbone: Backbone, batch: Batch, runs: int, size: PassSize) -> Tensor:
-        """(R,) losses, each the mean over the rows of its run alone."""
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+        """What the model says of a batch, in passes of this size: what losses are computed from."""
         raise NotImplementedError
 
-    def prediction_pass(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
-        """What a prediction computes, for counting."""
+    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
+        """(R,) losses from the output of `forward`, each the mean over the rows of its run alone."""
         raise NotImplementedError
+
+    def predict(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+        """What a prediction computes, for counting: the same, unless answers are found in another way."""
+        return self.forward(backbone, batch, size)
 
     def answer(
         self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize

@@ -61,18 +61,18 @@ class Choices(TaskType):
     def pass_size(self, backbone: Backbone, shape: Shape, runs: int = 1) -> PassSize:
         return pass_size(backbone, shape, runs)
 
-    def run_losses(self, names: Sequence[str], backbone: Backbone, batch: Batch, runs: int, size: PassSize) -> Tensor:
-        log_p = in_slices(backbone, batch, size.choices)
-        return per_run_loss(names, log_p, batch.target_mask, batch.label, runs)
-
-    def prediction_pass(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+        """(N, C, T) log-probability of every token of every choice."""
         return in_slices(backbone, batch, size.choices)
+
+    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
+        return per_run_loss(names, output, batch.target_mask, batch.label, runs)
 
     def answer(
         self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
     ) -> list[list[ChoiceScores]]:
         batch = self.collate([*rows] * runs, backbone, already_read)
-        sums = in_slices(backbone, batch, size.choices).double().sum(2).view(runs, len(rows), -1).tolist()
+        sums = self.forward(backbone, batch, size).double().sum(2).view(runs, len(rows), -1).tolist()
         tokens = [tuple(len(choice) for choice in row.choices) for row in rows]
         return [
             [

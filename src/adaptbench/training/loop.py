@@ -117,7 +117,9 @@ def _accumulate(
     rows, total = len(batches[0]), torch.zeros(len(batches), device=backbone.device)
     for start in range(0, rows, size.rows):
         part = [row for own in batches for row in own[start : start + size.rows]]
-        losses = task.run_losses(names, backbone, task.collate(part, backbone), len(batches), size)
+        batch = task.collate(part, backbone)
+        output = task.forward(backbone, batch, size)
+        losses = task.run_losses(names, output, batch, len(batches))
         losses = losses * (min(size.rows, rows - start) / rows)
         losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
         total = total + losses.detach()
