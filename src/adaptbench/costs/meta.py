@@ -66,7 +66,8 @@ class MetaRun:
         with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone.model):
             batch = self.batch(shape)
             output = self.task.forward(self.adaptation.backbone, batch, size)
-            self.task.run_losses(self.recipe.losses, output, batch, runs=1).sum().backward()
+            losses = self.task.run_losses(self.recipe.losses, output, batch, runs=1)
+            losses.sum().backward()
 
     def optimizer(self) -> RunOptimizer:
         update = Adafactor() if self.recipe.optimizer == "adafactor" else AdamW()

@@ -8,11 +8,14 @@ An encoder-decoder reads its input and its answer apart. What a tokenizer puts a
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
+
+from adaptbench.errors import InputError
 
 Ids = tuple[int, ...]
 AS_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -46,6 +49,36 @@ def token_ids(tokenizer: Any, texts: Sequence[str], target: bool = False) -> lis
             ids = _call(tokenizer, [_spelled_out(tokenizer, text)], target)[0]
         found.append(tuple(ids))
     return found
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The tokens of a text without marks, and where each stands in it."""
+
+    ids: Ids
+    offsets: tuple[tuple[int, int], ...]  # first character and the one after the last
+    words: tuple[int | None, ...]  # which of the text's words, as the tokenizer cuts it up before anything else
+
+
+def placed_tokens(tokenizer: Any, text: str) -> Placed:
+    """The tokens of `token_ids` and their places, which are those in the text as it was given.
+
+    Raises:
+        InputError: a tokenizer that does not say where its tokens stand.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"model.path: {type(tokenizer).__name__} does not say where its tokens stand in a text; expected a fast "
+            "tokenizer (tokenizer.json)"
+        )
+    cuts: list[int] = []
+    found = tokenizer(text, return_offsets_mapping=True, **AS_TEXT)
+    if not control_ids(tokenizer).isdisjoint(found["input_ids"]):
+        cuts = _cuts(tokenizer, text)
+        found = tokenizer(_spelled_out(tokenizer, text), return_offsets_mapping=True, **AS_TEXT)
+    blanks = [cut + index for index, cut in enumerate(cuts)]  # places of the blanks put in, none of the text's own
+    offsets = tuple(tuple(place - bisect_left(blanks, place) for place in span) for span in found["offset_mapping"])
+    return Placed(tuple(found["input_ids"]), offsets, tuple(found.word_ids()))  # type: ignore[arg-type]
 
 
 def joined(tokenizer: Any, prompt: str, answers: Sequence[str]) -> tuple[Ids, list[Ids]]:
@@ -87,7 +120,12 @@ def _call(tokenizer: Any, texts: Sequence[str], target: bool, add_special_tokens
 
 
 def _spelled_out(tokenizer: Any, text: str) -> str:
-    """The text with a blank inside what is read as a control token, for vocabularies that hold those names as words.
+    """The text with a blank inside what is read as a control token, for vocabularies that hold those names as words."""
+    return " ".join(text[start:end] for start, end in pairwise([0, *_cuts(tokenizer, text), len(text)]))
+
+
+def _cuts(tokenizer: Any, text: str) -> list[int]:
+    """Where blanks have to go into a text.
 
     A tokenizer that says where its tokens stand is asked, since some read capitals or full-width letters as others;
     else the names are looked for.
@@ -100,5 +138,4 @@ def _spelled_out(tokenizer: Any, text: str) -> str:
     else:
         names = [name for name in tokenizer.all_special_tokens if name != tokenizer.unk_token]
         starts = [match.start() for match in re.finditer("|".join(map(re.escape, names)), text, re.IGNORECASE)]
-    pieces = [text[start:end] for start, end in pairwise([0, *(start + 1 for start in starts), len(text)])]
-    return " ".join(pieces)
+    return [start + 1 for start in starts]
