@@ -108,16 +108,16 @@ def towards(arm: Arm, pair: Comparison) -> Comparison:
 
 
 def table(result: Result, summary: Summary) -> Table:
-    """Accuracy per dataset under each setting, the difference to the first in paired runs, and the paper's numbers."""
+    """Scores per dataset under each setting, the difference to the first in paired runs, and the paper's numbers."""
     ablation = result.ablation
     rows, numbers = [], []
     for label, arm in result.arms.items():
         cells = [percent(arm.cells[name].median) if name in arm.cells else ABSENT for name in summary.datasets]
         pair = result.against_reference.get(label)
         change = f"{signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)})" if pair else ABSENT
-        rows.append([label, *cells, percent(arm.accuracy), change])
+        rows.append([label, *cells, percent(arm.score), change])
         numbers.append(
-            {"source": "measured here", "setting": label, "method": arm.method, "accuracy": arm.accuracy}
+            {"source": "measured here", "setting": label, "method": arm.method, "score": arm.score}
             | {name: arm.cells[name].median for name in arm.cells}
             | ({"difference": pair.difference, "low": pair.low, "high": pair.high, "p": pair.p} if pair else {})
         )
@@ -128,7 +128,7 @@ def table(result: Result, summary: Summary) -> Table:
             cells = [f"{printed[k]:.1f}" if (k := paper_name(name)) in printed else ABSENT for name in summary.datasets]
             average = float(np.mean([value for key, value in printed.items() if key != "average"]))
             theirs.append([label, *cells, f"{average:.1f}", ABSENT])
-            numbers.append({"source": PAPER, "setting": label, "accuracy": average / 100})
+            numbers.append({"source": PAPER, "setting": label, "score": average / 100})
     columns = [("", "Setting"), *(("", name.removeprefix("micro_")) for name in summary.datasets)]
     columns += [("", "Average"), ("", f"Against “{next(iter(result.arms))}” (95 %)")]
     panels = [Panel("Measured here, median over seeds", rows)]
@@ -152,8 +152,8 @@ def verdict(result: Result) -> str:
 
 
 def published_row(table: str, where: dict[str, str]) -> dict[str, float]:
-    """Dataset -> printed accuracy in percent."""
-    rows = published().query("table == @table and metric == 'accuracy'")
+    """Dataset -> printed score in percent."""
+    rows = published().query("table == @table and metric == @PRINTED")
     for column, value in where.items():
         rows = rows[rows[column] == value]
     return dict(zip(rows["dataset"], rows["value"], strict=True))

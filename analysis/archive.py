@@ -1,8 +1,8 @@
 """An experiment small enough to keep: `python -m analysis.archive outputs/<experiment> docs/results/<experiment>`.
 
-Three files: all records and all failures as compressed lines, and which run answered which item right under each
-length normalisation. `python -m analysis.report` reads an archive as it reads the folder it was made of, and writes the
-same page. What is left out: adapters, prompts, and the log-likelihoods behind the answers.
+Three files: all records and all failures as compressed lines, and what each run's metric counts of every item (was the
+answer right?) under each length normalisation. `python -m analysis.report` reads an archive as it reads the folder it
+was made of, and writes the same page. What is left out: adapters, prompts, and the log-likelihoods behind the answers.
 """
 
 import gzip
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.collect import Arguments, Experiment, ReportError, load, read_all
+from adaptbench.metrics import get
+from analysis.collect import Arguments, Experiment, ReportError, load, packed, read_all
 
 
 def pack(folder: Path, target: Path) -> list[Path]:
@@ -41,12 +42,12 @@ def pack_lines(folder: Path, kind: str, target: Path) -> Path:
 
 
 def outcomes(experiment: Experiment) -> pd.DataFrame:
-    """One row per run and item: was the answer right, under each normalisation?"""
+    """One row per run and item: what its metric counts of it, under each normalisation."""
     frames = []
-    for run_id in experiment.records["run_id"]:
-        found = experiment.outcomes(run_id)
+    for run_id, metric in zip(experiment.records["run_id"], experiment.records["metric"], strict=True):
+        found = experiment.judged(run_id, get(metric))
         if found is not None:
-            frames.append(found.astype("float32").reset_index().assign(run_id=run_id))
+            frames.append(packed(found).astype("float32").reset_index().assign(run_id=run_id))
     joined = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run_id", "uid"])
     return joined.astype({"run_id": "category", "uid": "category"})
 

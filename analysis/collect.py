@@ -18,11 +18,13 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
+from adaptbench.metrics import METRICS, Metric, total
+from adaptbench.metrics.base import Array, mean, mean_by_item
 from adaptbench.metrics.normalisation import LENGTHS, NORMS, first_ranked, normalised
 
 IDENTITY = ("run_id", "experiment", "method", "model", "dataset", "template", "metric")
 COUNTS = ("schema", "seed", "shots", "n_eval")
-SHARES = ("score", "chance")  # in 0..1; a score is null where the evaluated rows have no labels
+SCORES = ("score", "chance")  # null where the evaluated rows have no labels, or guessing has no level
 MEASURES = (  # null where nobody could measure it
     "params.trainable",
     "params.total",
@@ -38,7 +40,9 @@ MEASURES = (  # null where nobody could measure it
     "seconds.predict",
 )
 EXTRAS = ("flops.predict.merged",)  # measures that not every record has
-PREDICTION_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
+CHOICE_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
+ANSWER_COLUMNS = ("uid", "template", "prediction", "reference", "classes")
+ANSWERED = "answer"  # stands for a length normalisation where nothing is ranked
 FAILURE_COLUMNS = ("run_id", "method", "model", "dataset", "seed", "error", "traceback", "time")
 
 
@@ -81,7 +85,7 @@ def is_number(value: Any) -> bool:
 
 def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
     """The record with NaN measures as None; a ReportError naming file, field and value if it is not a record."""
-    required = (*IDENTITY, *COUNTS, *SHARES, *MEASURES)
+    required = (*IDENTITY, *COUNTS, *SCORES, *MEASURES)
     if missing := [key for key in required if key not in record]:
         raise ReportError(f"{path}: not a record, missing {', '.join(missing)}")
     for key in IDENTITY:
@@ -90,11 +94,15 @@ def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in COUNTS:
         if not is_number(record[key]) or record[key] != int(record[key]):
             raise ReportError(f"{path}: {key} is {record[key]!r}, expected a whole number")
-    for key in SHARES:
-        if key == "score" and record[key] is None:
+    metric = METRICS.get(record["metric"])
+    if metric is None:
+        raise ReportError(f"{path}: metric is {record['metric']!r}, expected one of {', '.join(METRICS)}")
+    for key in SCORES:
+        if record[key] is None:
             continue
-        if not is_number(record[key]) or not 0 <= record[key] <= 1:
-            raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number from 0 to 1")
+        if not is_number(record[key]) or not metric.lowest <= record[key] <= metric.highest:
+            between = f"from {metric.lowest:g} to {metric.highest:g}"
+            raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number {between}")
     for key in MEASURES:
         if record[key] is not None and not is_number(record[key]):
             raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number or null")
@@ -156,7 +164,7 @@ def load_records(folder: Path) -> tuple[pd.DataFrame, int]:
     name_variants(records)
     identity = ["method", "model", "variant", "dataset", "seed", "run_id"]
     frame = pd.DataFrame(records, columns=list(dict.fromkeys(key for r in records for key in r)) or identity)
-    for key in (*SHARES, *MEASURES, *EXTRAS):
+    for key in (*SCORES, *MEASURES, *EXTRAS):
         if key in frame:
             frame[key] = frame[key].astype(float)
     return frame.sort_values(identity, ignore_index=True), len(every) - len(records)
@@ -175,31 +183,80 @@ def load_failures(folder: Path, finished: set[str]) -> pd.DataFrame:
 
 
 def read_predictions(path: Path) -> pd.DataFrame | None:
-    """One row per item and choice, or None where the run left no predictions."""
+    """One row per item and choice, or one per item; None where the run left no predictions."""
     if not path.is_file():
         return None
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: not readable as parquet ({str(error).splitlines()[0]})") from error
-    if missing := [name for name in PREDICTION_COLUMNS if name not in frame]:
+    wanted = CHOICE_COLUMNS if "choice" in frame else ANSWER_COLUMNS
+    if missing := [name for name in wanted if name not in frame]:
         raise ReportError(f"{path}: missing column {', '.join(missing)}")
     return frame
 
 
-def outcomes(predictions: pd.DataFrame) -> pd.DataFrame:
-    """(N items) x (4 norms): was the choice of highest normalised log-likelihood the label's?
+@dataclass(frozen=True)
+class Judged:
+    """What a metric counts of every item that one run answered."""
 
-    Indexed by uid in the file's order. An item scored under several templates counts by its share of right answers.
-    """
-    items = predictions.groupby(["uid", "template"], sort=False).ngroup().to_numpy()
-    choice = predictions["choice"].to_numpy(dtype=int)
-    columns = {name: predictions[name].to_numpy(dtype=float) for name in ("log_likelihood", *LENGTHS.values())}
-    first = np.unique(items, return_index=True)[1]
-    label = predictions["label"].to_numpy(dtype=int)[first]  # (N,)
-    correct = {norm: (first_ranked(items, choice, normalised(columns, norm)) == label).astype(float) for norm in NORMS}
-    uid = predictions["uid"].to_numpy()[first]
-    return pd.DataFrame(correct, index=pd.Index(uid, name="uid")).groupby(level=0, sort=False).mean()
+    uids: pd.Index  # (N,) in the file's order
+    statistics: dict[str, Array]  # length normalisation (ANSWERED where nothing is ranked) -> (N, k)
+    metric: Metric
+
+    def under(self, norm: str) -> Array:
+        """(N, k) under a normalisation, or the only one there is."""
+        return self.statistics[norm if norm in self.statistics else next(iter(self.statistics))]
+
+    def score(self, norm: str) -> float:
+        """Between the metric's lowest and highest score."""
+        return float(self.metric.aggregate(total(self.under(norm))))
+
+
+def judged(predictions: pd.DataFrame, metric: Metric) -> Judged:
+    """Every item's statistics. An item that was put in several templates counts by their mean."""
+    if "choice" in predictions:
+        items = predictions.groupby(["uid", "template"], sort=False).ngroup().to_numpy()
+        first = np.unique(items, return_index=True)[1]
+        choice = predictions["choice"].to_numpy(dtype=int)
+        columns = {name: predictions[name].to_numpy(dtype=float) for name in ("log_likelihood", *LENGTHS.values())}
+        answers: dict[str, Any] = {norm: first_ranked(items, choice, normalised(columns, norm)) for norm in NORMS}
+        asked, classes = predictions.iloc[first], int(choice.max()) + 1
+        references: Any = asked["label"].to_numpy(dtype=int)
+    else:
+        asked, classes = predictions, int(predictions["classes"].max())
+        answers, references = {ANSWERED: asked["prediction"].tolist()}, asked["reference"].tolist()
+    uids = asked["uid"].astype(str).tolist()
+    found = {norm: mean_by_item(uids, metric.per_item(own, references, classes)) for norm, own in answers.items()}
+    return Judged(pd.Index(dict.fromkeys(uids), name="uid"), found, metric)
+
+
+def packed(judged: Judged) -> pd.DataFrame:
+    """As an archive keeps it: one column for each normalisation, or as many as a metric has statistics."""
+    columns = {}
+    for norm, statistics in judged.statistics.items():
+        if is_mean(statistics, judged.metric):
+            columns[norm] = statistics[:, 0]
+        else:
+            columns |= {f"{norm}.{index}": column for index, column in enumerate(statistics.T)}
+    return pd.DataFrame(columns, index=judged.uids)
+
+
+def unpacked(frame: pd.DataFrame, metric: Metric) -> Judged:
+    """What `packed` has packed."""
+    own = frame.dropna(axis=1, how="all")
+    statistics = {}
+    for norm in dict.fromkeys(str(column).split(".")[0] for column in own):
+        if norm in own:
+            statistics[norm] = np.stack([own[norm].to_numpy(dtype=float), np.ones(len(own))], axis=1)
+        else:
+            statistics[norm] = own[[c for c in own if str(c).startswith(f"{norm}.")]].to_numpy(dtype=float)
+    return Judged(pd.Index(frame.index, name="uid"), statistics, metric)
+
+
+def is_mean(statistics: Array, metric: Metric) -> bool:
+    """Whether a score is the plain mean of the first statistic."""
+    return metric.aggregate is mean and bool((statistics[..., 1] == 1).all())
 
 
 @dataclass(frozen=True)
@@ -214,29 +271,34 @@ class Experiment:
     failures: pd.DataFrame
     unscored: pd.DataFrame
     outdated: int = 0  # records of an older schema, left out
-    _outcomes: dict[str, pd.DataFrame | None] = field(default_factory=dict, repr=False)
+    _judged: dict[str, Judged | None] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def packed_outcomes(self) -> dict[str, pd.DataFrame] | None:
-        """Run -> its outcomes, where the folder is an archive."""
+    def packed(self) -> dict[str, pd.DataFrame] | None:
+        """Run -> its items' statistics, where the folder is an archive."""
         path = self.folder / "outcomes.parquet"
         if not path.is_file():
             return None
         frame = pd.read_parquet(path).astype({"run_id": str, "uid": str})
         groups = frame.set_index("uid").groupby("run_id", sort=False)
-        return {str(run_id): group[list(NORMS)] for run_id, group in groups}
+        return {str(run_id): group.drop(columns="run_id") for run_id, group in groups}
 
     @cached_property
     def name(self) -> str:
         return ", ".join(sorted({*self.records["experiment"], *self.unscored["experiment"]})) or self.folder.name
 
-    def outcomes(self, run_id: str) -> pd.DataFrame | None:
-        if run_id not in self._outcomes and self.packed_outcomes is not None:
-            self._outcomes[run_id] = self.packed_outcomes.get(run_id)
-        if run_id not in self._outcomes:
-            found = read_predictions(self.folder / "predictions" / f"{run_id}.parquet")
-            self._outcomes[run_id] = None if found is None or found.empty else outcomes(found)
-        return self._outcomes[run_id]
+    def judged(self, run_id: str, metric: Metric) -> Judged | None:
+        """What the metric counts of a run's items; None where the run left no predictions."""
+        if run_id not in self._judged:
+            self._judged[run_id] = self._judge(run_id, metric)
+        return self._judged[run_id]
+
+    def _judge(self, run_id: str, metric: Metric) -> Judged | None:
+        if self.packed is not None:
+            kept = self.packed.get(run_id)
+            return None if kept is None else unpacked(kept, metric)
+        found = read_predictions(self.folder / "predictions" / f"{run_id}.parquet")
+        return None if found is None or found.empty else judged(found, metric)
 
 
 def load(folder: Path) -> Experiment:

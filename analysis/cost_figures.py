@@ -1,4 +1,4 @@
-"""Figures about costs, from a summary: accuracy against what was spent, the break-even chart, and stacked bills."""
+"""Figures about costs, from a summary: scores against what was spent, the break-even chart, and stacked bills."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,14 +30,14 @@ def theirs(measure: str, x_label: str) -> Panel:
     for row in table.itertuples():
         style, name = look(row.method), short(row.method, row.model, methods)
         if getattr(row, measure) > 0:
-            points.append(Point(getattr(row, measure), row.accuracy, name, style))
+            points.append(Point(getattr(row, measure), row.score, name, style))
         else:
-            lines.append(Line(row.accuracy, name, style.colour, "--" if row.method == "zero_shot" else "-."))
+            lines.append(Line(row.score, name, style.colour, "--" if row.method == "zero_shot" else "-."))
     return Panel(f"Published ({PAPER}, Table 1)", x_label, points, lines)
 
 
 def training_flops(summary: Summary) -> tuple[Panel, Panel]:
-    """Accuracy against the FLOPs of adapting, spent once."""
+    """Scores against the FLOPs of adapting, spent once."""
     left = ours(
         summary,
         lambda arm: arm.typical("flops.adapt.measured"),
@@ -48,7 +48,7 @@ def training_flops(summary: Summary) -> tuple[Panel, Panel]:
 
 
 def memory(summary: Summary) -> tuple[Panel, Panel]:
-    """Accuracy against peak memory, to adapt and to predict."""
+    """Scores against peak memory, to adapt and to predict."""
 
     def panel(phase: str) -> Panel:
         drawn = ours(
@@ -63,7 +63,7 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
 
 
 def storage(summary: Summary) -> tuple[Panel, Panel]:
-    """Accuracy against what has to be stored for a task beside the model."""
+    """Scores against what has to be stored for a task beside the model."""
     left = ours(summary, lambda arm: arm.typical("storage.bytes"), "Bytes to store for a task", best_known(summary))
     right = theirs("disk", "Bytes to store for a task")
     return replace(left, x_text=bytes_text), replace(right, x_text=bytes_text)
@@ -136,7 +136,7 @@ PANELS: dict[str, Callable[[Summary], tuple[Panel, Panel]]] = {
 }
 CHARTS: dict[str, Callable[[Summary], Figure]] = {"break_even": break_even_chart, "breakdown": breakdown}
 READING = {
-    "training_flops": "Up and to the left is better: more accuracy for fewer FLOPs of training, spent once. "
+    "training_flops": "Up and to the left is better: a higher score for fewer FLOPs of training, spent once. "
     "A level is a method that trains nothing and pays in its predictions instead (Figure 3).",
     "memory": "Up and to the left is better: a point says how much a machine must hold for one run, tensors only. "
     "Adapting needs more than predicting: the optimizer's state and what is kept for the backward pass.",

@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 
 from analysis.appearance import INK, Look, look
 from analysis.labels import Name, settle_all
-from analysis.published import PAPER, published_table1, published_table4
+from analysis.published import PAPER, PRINTED_LABEL, published_table1, published_table4
 from analysis.summary import Arm, Summary
 from analysis.tables import short
 
@@ -86,6 +86,7 @@ class Panel:
     x_label: str
     points: Sequence[Point]
     lines: Sequence[Line]
+    y_label: str = "Score, %"
     x_text: Callable[[float, object], str] | None = None
 
 
@@ -176,7 +177,7 @@ def name_all(axes: Axes, points: Sequence[Point], lines: Sequence[Line]) -> list
 
 def set_axes(axes: Axes, panel: Panel) -> None:
     """Titles, a log axis, limits with room for names."""
-    axes.set(title=panel.title, xlabel=panel.x_label, ylabel="Accuracy, %")
+    axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     heights = [y for p in panel.points for y in (p.y, p.low, p.high, *p.seeds) if y is not None]
     heights += [line.y for line in panel.lines]
     room = max(0.10 * (max(heights) - min(heights)), 1.5)
@@ -236,25 +237,26 @@ def ours(
 ) -> Panel:
     """Every arm: a point where it has a place on the x axis, else a level: the main model's zero-shot, the best ICL."""
     main = main_model(summary)
-    points, lines = [], [Line(100 * summary.mean_chance, "chance", GREY, ":")]
+    points: list[Point] = []
+    lines = [] if summary.mean_chance is None else [Line(100 * summary.mean_chance, "chance", GREY, ":")]
     levels: dict[str, Arm] = {}
     for arm in summary.arms if arms is None else arms:
-        if arm.accuracy is None or arm.interval is None:
+        if arm.score is None or arm.interval is None:
             continue
-        x, y = x_of(arm), 100 * arm.accuracy
+        x, y = x_of(arm), 100 * arm.score
         if x is not None and x > 0:
             low, high = arm.interval
             seeds = [100 * score for score in arm.by_seed.values()]
             points.append(Point(x, y, label(arm, main), arm.look, 100 * low, 100 * high, seeds, arm.model != main))
         if (arm.family == "zero_shot" and arm.model == main) or (arm.family != "zero_shot" and x == 0):
             best = levels.get(arm.family)
-            if best is None or (arm.covers_all, arm.accuracy) > (best.covers_all, best.accuracy or 0):
+            if best is None or (arm.covers_all, arm.score) > (best.covers_all, best.score or 0):
                 levels[arm.family] = arm
     for family, arm in levels.items():
         text = "" if x_of(arm) else label(arm, main)
-        lines.append(Line(100 * (arm.accuracy or 0), text, arm.look.colour, "--" if family == "zero_shot" else "-."))
+        lines.append(Line(100 * (arm.score or 0), text, arm.look.colour, "--" if family == "zero_shot" else "-."))
     hollow = "; hollow: other models" if len(summary.models) > 1 else ""
-    return Panel(f"Measured here: {main}{hollow}", x_label, points, lines)
+    return Panel(f"Measured here: {main}{hollow}", x_label, points, lines, f"{summary.title_measure}, %")
 
 
 def label(arm: Arm, main: str) -> str:
@@ -267,19 +269,19 @@ def share_text(value: float, _: object = None) -> str:
 
 
 def figure2(summary: Summary) -> tuple[Panel, Panel]:
-    """Accuracy against the share of parameters updated."""
+    """Scores against the share of parameters updated."""
     x_label = "Parameters updated, % of the model"
     left = ours(summary, lambda arm: arm.percent_updated, x_label)
     points = [
-        Point(row.percent_updated, row.accuracy, look(row.method).label, look(row.method))
+        Point(row.percent_updated, row.score, look(row.method).label, look(row.method))
         for row in published_table4().itertuples()
     ]
-    right = Panel(f"Published: T0-3B ({PAPER}, Table 4)", x_label, points, [])
+    right = Panel(f"Published: T0-3B ({PAPER}, Table 4)", x_label, points, [], PRINTED_LABEL)
     return replace(left, x_text=share_text), replace(right, x_text=share_text)
 
 
 def figure3(summary: Summary) -> tuple[Panel, Panel]:
-    """Accuracy against FLOPs per prediction: counted ones, or the formula's where nobody could count."""
+    """Scores against FLOPs per prediction: counted ones, or the formula's where nobody could count."""
 
     def flops(arm: Arm) -> float | None:
         return arm.typical("flops.predict.measured") or arm.typical("flops.predict.paper")
@@ -290,10 +292,11 @@ def figure3(summary: Summary) -> tuple[Panel, Panel]:
     points, lines = [], []
     for row in table.itertuples():
         style = look(row.method)
-        points.append(Point(row.flops_inference, row.accuracy, short(row.method, row.model, methods), style))
+        points.append(Point(row.flops_inference, row.score, short(row.method, row.model, methods), style))
         if row.method == "zero_shot":
-            lines.append(Line(row.accuracy, "", style.colour, "--"))
-    right = Panel(f"Published ({PAPER}, Table 1)", "FLOPs per prediction, by the paper's formula", points, lines)
+            lines.append(Line(row.score, "", style.colour, "--"))
+    x_label = "FLOPs per prediction, by the paper's formula"
+    right = Panel(f"Published ({PAPER}, Table 1)", x_label, points, lines, PRINTED_LABEL)
     return left, right
 
 

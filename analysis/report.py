@@ -19,10 +19,10 @@ from analysis.verdicts import claims, headline
 TEMPLATES = Path(__file__).parent / "templates"
 
 READING = {
-    "figure3": "Up and to the left is better: more accuracy for fewer FLOPs per prediction. "
+    "figure3": "Up and to the left is better: a higher score for fewer FLOPs per prediction. "
     "In-context learning pays for its demonstrations in every prediction, tuning once and in advance. "
     "Markers that would hide each other stand side by side; of many tuned methods the best known are drawn.",
-    "figure2": "Up and to the left is better: more accuracy for fewer updated parameters. "
+    "figure2": "Up and to the left is better: a higher score for fewer updated parameters. "
     "Faint points are single seeds, bars are 95 % intervals over seeds and items (conservative from three seeds on), "
     "dashes mark zero-shot, dots chance.",
     **cost_figures.READING,

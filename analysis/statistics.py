@@ -61,6 +61,10 @@ class Items:
         """Some of the seeds and some of the items."""
         return Items(self.statistics[seeds][:, items], self.aggregate)
 
+    def repeated(self, seeds: int) -> "Items":
+        """One seed's items, as if every one of so many seeds had answered alike."""
+        return Items(np.broadcast_to(self.statistics, (seeds, *self.statistics.shape[1:])), self.aggregate)
+
     @property
     def scores(self) -> Array:
         """(S,)"""

@@ -1,21 +1,22 @@
 """What the runs of an experiment add up to: arms, cells, intervals and comparisons. Tables and figures only print it.
 
 An *arm* is a row of the tables: a method on a model, and its setting where the experiment sweeps one. A *cell* is an
-arm on a dataset. An arm's accuracy is the mean over datasets of the median over seeds, as in the paper.
+arm on a dataset. An arm's score is the mean over datasets of the median over seeds, as in the paper.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
+from adaptbench.metrics import Metric, get
 from analysis import statistics as stats
 from analysis.appearance import ABLATION_ONLY, FAMILIES, Look, known, look, place
 from analysis.collect import MEASURES, NORMS, Experiment
-from analysis.statistics import Array
+from analysis.statistics import Array, Items
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Cell:
     """An arm's runs on one dataset, sorted by seed."""
 
     seeds: tuple[int, ...]
-    scores: Array  # (S,) as recorded
-    correct: Array  # (S, N); (S, 1) holding the scores where items cannot be told
+    scores: Array  # (S,) as recorded, as shares of the metric's highest
+    items: Items  # of (S, N); of (S, 1) holding the scores where items cannot be told
     uids: pd.Index | None  # (N,)
-    norms: Array  # (norms, S) accuracy under each length normalisation, nan where unknown
+    norms: Array  # (norms, S) scores under each length normalisation, nan where unknown
     expected: int
     shots: int
 
@@ -40,7 +41,7 @@ class Cell:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        return stats.hierarchical_bootstrap_ci([self.correct])
+        return stats.hierarchical_bootstrap_ci([self.items])
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Arm:
         return self.finished <= set(self.cells)
 
     @property
-    def accuracy(self) -> float | None:
+    def score(self) -> float | None:
         return float(np.mean([cell.median for cell in self.cells.values()])) if self.cells else None
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         if not self.cells:
             return None
-        return stats.hierarchical_bootstrap_ci([cell.correct for cell in self.cells.values()])
+        return stats.hierarchical_bootstrap_ci([cell.items for cell in self.cells.values()])
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -130,7 +131,7 @@ class Summary:
     arms: list[Arm]
     ablation_arms: list[Arm]  # settings of ablations alone: not in the main tables
     datasets: list[str]
-    chance: dict[str, float]
+    chance: dict[str, float]  # of the data sets whose metric has such a level
     metrics: dict[str, str]
     comparisons: list[Comparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -141,8 +142,18 @@ class Summary:
         return sorted({arm.model for arm in self.arms})
 
     @property
-    def mean_chance(self) -> float:
-        return float(np.mean(list(self.chance.values())))
+    def mean_chance(self) -> float | None:
+        return float(np.mean(list(self.chance.values()))) if len(self.chance) == len(self.datasets) else None
+
+    @property
+    def measure(self) -> str:
+        """What the scores are: the metric of all data sets, or just scores where they have different ones."""
+        labels = {get(name).label for name in self.metrics.values()}
+        return labels.pop() if len(labels) == 1 else "score"
+
+    @property
+    def title_measure(self) -> str:
+        return self.measure[:1].upper() + self.measure[1:]
 
     def title(self, arm: Arm) -> str:
         """The arm's name, with the model where that is needed to tell arms apart."""
@@ -185,35 +196,45 @@ def listed(things: Iterable[str], most: int = 4) -> str:
 
 def build_cell(experiment: Experiment, rows: pd.DataFrame, expected: int, doubts: dict[str, list[str]]) -> Cell:
     """The runs `rows` of one arm on one dataset; whatever keeps items from being used goes to `doubts`."""
-    scores = rows["score"].to_numpy(dtype=float)
+    metric = get(str(rows["metric"].iloc[0]))
+    scores = rows["score"].to_numpy(dtype=float) / metric.highest
     norms = np.full((len(NORMS), len(rows)), np.nan)
-    items: list[pd.Series] = []
-    for position, (run_id, metric, config, score) in enumerate(
-        zip(rows["run_id"], rows["metric"], rows.get("provenance.config", [None] * len(rows)), scores, strict=True)
+    found: list[pd.DataFrame] = []  # (N,) of (k,) statistics, by item
+    for position, (run_id, config, score) in enumerate(
+        zip(rows["run_id"], rows.get("provenance.config", [None] * len(rows)), scores, strict=True)
     ):
-        found = experiment.outcomes(run_id)
-        if found is None:
+        judged = experiment.judged(run_id, metric)
+        if judged is None:
             doubts["missing"].append(run_id)
             continue
-        norms[:, position] = found[list(NORMS)].mean().to_numpy()
-        if metric != "accuracy":
-            doubts["metric"].append(metric)
-            continue
-        used = config.get("norm", "token") if isinstance(config, dict) else "token"
-        items.append(found[used if used in NORMS else "token"])
-        if abs(items[-1].mean() - score) > 1e-6:
+        used = config.get("norm", NORMS[0]) if isinstance(config, dict) else NORMS[0]
+        for row, norm in enumerate(NORMS):
+            if norm in judged.statistics:
+                norms[row, position] = judged.score(norm) / metric.highest
+        found.append(pd.DataFrame(judged.under(used), index=judged.uids))
+        if abs(judged.score(used) / metric.highest - score) > 1e-6:
             doubts["mismatch"].append(run_id)
     shots = int(rows["shots"].median())
     seeds = tuple(int(seed) for seed in rows["seed"])
-    if len(items) < len(rows):
-        return Cell(seeds, scores, scores[:, None], None, norms, expected, shots)
-    aligned = pd.concat(items, axis=1, join="inner") if len(items) > 1 else items[0].to_frame()
-    if aligned.empty:
+    unknown = Cell(seeds, scores, Items.of(scores[:, None]), None, norms, expected, shots)
+    if len(found) < len(rows):
+        return unknown
+    shared = found[0].index
+    for other in found[1:]:
+        shared = shared.intersection(other.index, sort=False)
+    if any(len(one) != len(shared) for one in found):
         doubts["items"].append(f"{rows['method'].iloc[0]} on {rows['dataset'].iloc[0]}")
-        return Cell(seeds, scores, scores[:, None], None, norms, expected, shots)
-    if any(len(item) != len(aligned) for item in items):
-        doubts["items"].append(f"{rows['method'].iloc[0]} on {rows['dataset'].iloc[0]}")
-    return Cell(seeds, scores, aligned.to_numpy().T, aligned.index, norms, expected, shots)
+    if shared.empty:
+        return unknown
+    statistics = np.stack([one.loc[shared].to_numpy() for one in found])  # (S, N, k)
+    items = Items(statistics, metric.aggregate if metric.highest == 1 else share_of(metric))
+    return Cell(seeds, scores, items, shared, norms, expected, shots)
+
+
+@cache
+def share_of(metric: Metric) -> Callable[[Array], Array]:
+    """A metric's aggregate as a share of its highest score."""
+    return lambda sums: metric.aggregate(sums) / metric.highest
 
 
 def expected_seeds(experiment: Experiment) -> dict[str, set[int]]:
@@ -259,39 +280,41 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     return [(0, float(part), "") if part.replace(".", "", 1).isdigit() else (1, 0.0, part) for part in parts]
 
 
-def shared_runs(first: Cell, second: Cell) -> tuple[Array, Array] | None:
-    """(S, N) twice: the outcomes of both cells on the seeds and items they share.
+def shared_runs(first: Cell, second: Cell) -> tuple[Items, Items] | None:
+    """(S, N) twice: the items of both cells on the seeds and items they share.
 
     A single zero-shot run is the same on every draw, so it is set against each seed of the other.
     """
-    a, b = first.correct, second.correct
+    a, b = first.items, second.items
+    every = slice(None)
     if (first.uids is None) != (second.uids is None):  # items known on one side only: compare scores
-        a, b = first.scores[:, None], second.scores[:, None]
+        a, b = Items.of(first.scores[:, None]), Items.of(second.scores[:, None])
     elif first.uids is not None and second.uids is not None and not first.uids.equals(second.uids):
         both = first.uids.intersection(second.uids, sort=False)
-        a, b = a[:, first.uids.get_indexer(both)], b[:, second.uids.get_indexer(both)]
-    if a.shape[1] == 0:
+        a, b = a.chosen(every, first.uids.get_indexer(both)), b.chosen(every, second.uids.get_indexer(both))
+    if a.statistics.shape[1] == 0:
         return None
     if first.shots == 0 and len(first.seeds) == 1:
-        return np.broadcast_to(a, b.shape), b
+        return a.repeated(len(b.statistics)), b
     if second.shots == 0 and len(second.seeds) == 1:
-        return a, np.broadcast_to(b, a.shape)
+        return a, b.repeated(len(a.statistics))
     seeds = [seed for seed in first.seeds if seed in second.seeds]
     if not seeds:
         return None
-    return a[[first.seeds.index(seed) for seed in seeds]], b[[second.seeds.index(seed) for seed in seeds]]
+    mine, theirs = ([cell.seeds.index(seed) for seed in seeds] for cell in (first, second))
+    return a.chosen(mine, every), b.chosen(theirs, every)
 
 
 def compare_all(arms: list[Arm], datasets: list[str]) -> list[Comparison]:
-    """Every pair of arms that shares runs, the higher accuracy first, p-values adjusted over all pairs."""
+    """Every pair of arms that shares runs, the higher score first, p-values adjusted over all pairs."""
     found = []
     for one, other in combinations(arms, 2):
-        first, second = (other, one) if (other.accuracy or 0) > (one.accuracy or 0) else (one, other)
+        first, second = (other, one) if (other.score or 0) > (one.score or 0) else (one, other)
         both = [name for name in datasets if name in first.cells and name in second.cells]
         pairs = [pair for name in both if (pair := shared_runs(first.cells[name], second.cells[name])) is not None]
         if pairs:
             result = stats.paired_difference([a for a, _ in pairs], [b for _, b in pairs])
-            found.append(Comparison(first, second, len(pairs), sum(len(a) for a, _ in pairs), *result))
+            found.append(Comparison(first, second, len(pairs), sum(len(a.statistics) for a, _ in pairs), *result))
     adjusted = stats.holm([pair.p for pair in found])
     return [
         Comparison(c.first, c.second, c.datasets, c.runs, c.difference, c.low, c.high, c.p, float(p))
@@ -332,10 +355,6 @@ def remarks(summary: Summary, doubts: dict[str, list[str]]) -> list[str]:
         notes.append(
             f"{len(runs)} runs left no predictions ({listed(runs)}): intervals of their cells vary over seeds only."
         )
-    if metrics := doubts["metric"]:
-        notes.append(
-            f"Intervals where the metric is {listed(metrics)} vary over seeds only: it is not a mean over items."
-        )
     if runs := doubts["mismatch"]:
         notes.append(f"In {len(runs)} runs the score does not follow from the stored predictions: {listed(runs)}.")
     if cells := doubts["items"]:
@@ -362,10 +381,11 @@ def stand_ins(records: pd.DataFrame) -> list[str]:
 def summarise(experiment: Experiment) -> Summary:
     records = experiment.records
     datasets = sorted({*records["dataset"], *experiment.failures["dataset"]})
-    doubts: dict[str, list[str]] = {key: [] for key in ("missing", "metric", "mismatch", "items", "twice")}
+    doubts: dict[str, list[str]] = {key: [] for key in ("missing", "mismatch", "items", "twice")}
     every = build_arms(experiment, datasets, doubts)
     arms = [arm for arm in every if arm.method not in ABLATION_ONLY]
-    chance = {str(name): float(rows.median()) for name, rows in records.groupby("dataset")["chance"]}
+    guessing = records.dropna(subset="chance").groupby("dataset")
+    chance = {str(n): float(rows["chance"].median()) / get(str(rows["metric"].iloc[0])).highest for n, rows in guessing}
     metrics = {str(name): str(rows.iloc[0]) for name, rows in records.groupby("dataset")["metric"]}
     studied = [arm for arm in every if arm.method in ABLATION_ONLY]
     summary = Summary(experiment, arms, studied, datasets, chance, metrics)

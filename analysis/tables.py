@@ -7,6 +7,7 @@ same wherever and whenever the same records were made.
 import numpy as np
 import pandas as pd
 
+from adaptbench.metrics import get
 from analysis import ablations, wording
 from analysis import statistics as stats
 from analysis.appearance import look
@@ -38,16 +39,16 @@ def short(method: str, model: str, others: list[str]) -> str:
 
 def best_of(arms: list[Arm]) -> float:
     """The highest average among arms that ran on every dataset; they alone can be compared by it."""
-    return max((arm.accuracy or 0.0 for arm in arms if arm.covers_all), default=np.inf)
+    return max((arm.score or 0.0 for arm in arms if arm.covers_all), default=np.inf)
 
 
 def average_text(arm: Arm) -> str:
     partial = f" ({len(arm.cells)}/{len(arm.finished)} datasets)" if not arm.covers_all and arm.cells else ""
-    return percent(arm.accuracy) + partial
+    return percent(arm.score) + partial
 
 
 def table1(summary: Summary) -> Table:
-    """Method, inference FLOPs, training FLOPs, disk, accuracy: the paper's Table 1, then the paper's own numbers."""
+    """Method, inference FLOPs, training FLOPs, disk, score: the paper's Table 1, then the paper's own numbers."""
     best, rows, numbers = best_of(summary.arms), [], []
     for arm in summary.arms:
         spent = {
@@ -56,33 +57,35 @@ def table1(summary: Summary) -> Table:
             for source in ("measured", "paper")
         }
         disk, text = arm.typical("storage.bytes"), average_text(arm)
-        text = Best(text) if arm.covers_all and arm.accuracy == best else text
+        text = Best(text) if arm.covers_all and arm.score == best else text
         rows.append([arm.name, arm.model, *map(power, spent.values()), size(disk), text, interval(arm.interval)])
         low, high = arm.interval or (None, None)
         own = {"source": "measured here", "method": arm.method, "model": arm.model, "variant": arm.variant}
-        quality = {"accuracy": arm.accuracy, "ci_low": low, "ci_high": high, "chance": summary.mean_chance}
+        quality = {"score": arm.score, "ci_low": low, "ci_high": high, "chance": summary.mean_chance}
         numbers.append({**own, **spent, "disk_bytes": disk, **quality, "datasets": len(arm.cells)})
     theirs = []
     for row in published_table1().itertuples():
         costs = [ABSENT, power(row.flops_inference), ABSENT, power(row.flops_training), size(row.disk)]
-        theirs.append([look(row.method).label, row.model, *costs, f"{row.accuracy:.1f}", ABSENT])
+        theirs.append([look(row.method).label, row.model, *costs, f"{row.score:.1f}", ABSENT])
         own = {"source": PAPER, "method": row.method, "model": row.model, "variant": ""}
         spent = {"flops_inference_paper": row.flops_inference, "flops_training_paper": row.flops_training}
-        numbers.append({**own, **spent, "disk_bytes": row.disk, "accuracy": row.accuracy / 100, "datasets": 11})
-    names = [("", "Method"), ("", "Model")]
+        numbers.append({**own, **spent, "disk_bytes": row.disk, "score": row.score / 100, "datasets": 11})
+    names, measure = [("", "Method"), ("", "Model")], f"{summary.title_measure}, %"
     names += [("Inference FLOPs/example", kind) for kind in ("measured", "formula")]
     names += [("Training FLOPs", kind) for kind in ("measured", "formula")]
-    names += [("", "Disk"), ("Accuracy, %", "average"), ("Accuracy, %", "95 % interval")]
+    names += [("", "Disk"), (measure, "average"), (measure, "95 % interval")]
     chance = ", ".join(f"{name} {percent(summary.chance.get(name))}" for name in summary.datasets)
     notes = [
-        f"Accuracy: mean over {len(summary.chance)} datasets of the median over seeds, with a hierarchical-bootstrap "
-        f"interval over seeds and items, conservative from three seeds on. "
+        f"{summary.title_measure}: mean over {len(summary.metrics)} datasets of the median over seeds, with a "
+        "hierarchical-bootstrap interval over seeds and items, conservative from three seeds on. "
         f"Chance: {percent(summary.mean_chance)} ({chance}).",
         "measured: counted on the real step; formula: the paper's arithmetic per token.",
         *summary.stand_ins,
     ]
     ours, paper = Panel("Measured here", rows), Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)
-    return Table("table1", "Table 1. Accuracy and costs", names, [ours, paper], pd.DataFrame(numbers), 2, notes)
+    return Table(
+        "table1", f"Table 1. {summary.title_measure} and costs", names, [ours, paper], pd.DataFrame(numbers), 2, notes
+    )
 
 
 def answered(records: pd.DataFrame) -> Table:
@@ -111,7 +114,7 @@ def cell_text(arm: Arm, dataset: str) -> str:
     return text if done >= expected and not lost else f"{text} {state}"
 
 
-def accuracy(summary: Summary) -> Table:
+def scores(summary: Summary) -> Table:
     """Median (IQR) over seeds per method and dataset, their average, and chance."""
     rows, numbers = [], []
     tops = {
@@ -136,15 +139,13 @@ def accuracy(summary: Summary) -> Table:
                     "mean": cell.scores.mean(),
                     "iqm": stats.iqm(cell.scores),
                 }
-                values = {**spread, "ci_low": low, "ci_high": high, "chance": summary.chance[name]}
+                values = {**spread, "ci_low": low, "ci_high": high, "chance": summary.chance.get(name)}
             numbers.append({**own, "dataset": name, **state, **values})
         text = average_text(arm)
-        rows.append([*row, Best(text) if arm.covers_all and arm.accuracy == best else text])
+        rows.append([*row, Best(text) if arm.covers_all and arm.score == best else text])
     chance = [*(percent(summary.chance.get(name)) for name in summary.datasets), percent(summary.mean_chance)]
-    headings = [
-        name if summary.metrics.get(name, "accuracy") == "accuracy" else f"{name} [{summary.metrics[name]}]"
-        for name in summary.datasets
-    ]
+    different = summary.metrics if summary.measure == "score" else {}  # from data set to data set
+    headings = [f"{n} [{get(different[n]).label}]" if n in different else n for n in summary.datasets]
     columns = [("", "Method"), ("", "Model"), *(("", name) for name in headings), ("", "Average")]
     panels = [Panel("", rows), Panel("", [["Chance", "", *chance]])]
     lost = sum(sum(arm.failed.values()) for arm in summary.arms)
@@ -152,7 +153,7 @@ def accuracy(summary: Summary) -> Table:
     notes += summary.stand_ins
     if lost:
         notes.append(f"{lost} runs failed and are not in the numbers; their cells say so.")
-    return Table("accuracy", "Accuracy per dataset", columns, panels, pd.DataFrame(numbers), 2, notes)
+    return Table("scores", f"{summary.title_measure} per dataset", columns, panels, pd.DataFrame(numbers), 2, notes)
 
 
 def costs(summary: Summary) -> Table:
@@ -235,7 +236,7 @@ def comparisons(summary: Summary) -> Table:
     ]
     columns += [("p-value", "alone"), ("p-value", "Holm"), ("", "Told apart"), ("", "Paired runs")]
     notes = [
-        "Difference of mean accuracy on the same datasets, seeds and items; paired t-test with seeds and items as "
+        "Difference of mean scores on the same datasets, seeds and items; paired t-test with seeds and items as "
         "crossed random effects, conservative with two seeds. Told apart: below 0.05 after Holm's adjustment over all "
         "pairs of this table."
     ]
@@ -244,7 +245,7 @@ def comparisons(summary: Summary) -> Table:
 
 
 def normalisation(summary: Summary) -> Table:
-    """Average accuracy had choices been ranked by log-likelihood per token, in all, per character, per byte."""
+    """Average score had choices been ranked by log-likelihood per token, in all, per character, per byte."""
     rows, numbers = [], []
     for arm in summary.arms:
         medians = np.array([np.median(cell.norms, axis=1) for cell in arm.cells.values()])  # (datasets, norms)
@@ -259,7 +260,7 @@ def normalisation(summary: Summary) -> Table:
         numbers.append({**own, **dict(zip(NORMS, values, strict=True))})
     columns = [("", "Method"), ("", "Model"), *(("Log-likelihood per", name) for name in NORMS)]
     notes = ["Recomputed from the stored scores of every choice; the highest of a row is bold or starred."]
-    title = "Accuracy under other length normalisations"
+    title = f"{summary.title_measure} under other length normalisations"
     return Table("normalisation", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
 
 
@@ -282,7 +283,7 @@ def failures(summary: Summary) -> Table:
     return Table("failures", "Failed runs", columns, [Panel("", rows)], frame, 5, notes)
 
 
-BUILDERS = (table1, accuracy, costs, machine, comparisons, normalisation, failures)
+BUILDERS = (table1, scores, costs, machine, comparisons, normalisation, failures)
 OPTIONAL = (wording.wording, wording.templates_and_draws)  # None where the records have nothing for them
 
 

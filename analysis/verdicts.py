@@ -5,12 +5,12 @@ from analysis.typeset import percent, power, powers, signed
 
 
 def headline(summary: Summary) -> list[str]:
-    """The paper's question, answered by these records: accuracy first, then what it costs."""
+    """The paper's question, answered by these records: scores first, then what it costs."""
     tuned = best(summary, "peft")
     rivals = [arm for family in ("icl", "full", "zero_shot") if (arm := best(summary, family)) is not None]
     if tuned is None:
-        top = max((arm for arm in summary.arms if arm.accuracy is not None), key=lambda arm: arm.accuracy or 0)
-        return [f"{summary.title(top)} has the highest average accuracy, {accuracy(top)}."]
+        top = max((arm for arm in summary.arms if arm.score is not None), key=lambda arm: arm.score or 0)
+        return [f"{summary.title(top)} has the highest average {summary.measure}, {reached(top)}."]
     sentences = [leader(summary, tuned)]
     sentences += [versus(summary, tuned, rival) for rival in rivals]
     icl = best(summary, "icl")
@@ -42,7 +42,7 @@ def growth(summary: Summary) -> list[str]:
         sizes = sorted((arm for arm in arms if arm.method == method), key=lambda arm: arm.typical("params.total") or 0)
         pair = summary.compare(sizes[-1], sizes[0]) if len(sizes) > 1 else None
         if pair is not None:
-            steps = ", ".join(f"{percent(arm.accuracy)} % on {arm.model}" for arm in sizes)
+            steps = ", ".join(f"{percent(arm.score)} % on {arm.model}" for arm in sizes)
             sentences.append(
                 f"By size, {sizes[0].name} reaches {steps}: from smallest to largest {signed(pair.difference)} points "
                 f"in paired runs ({signed(pair.low)} to {signed(pair.high)}), {known(pair)}."
@@ -62,7 +62,7 @@ def tuned_methods(summary: Summary) -> list[str]:
 def standing(summary: Summary, reference: Arm, others: list[Arm]) -> str:
     """Which arms lie above a reference, which below, and which cannot be told apart from it, in paired runs."""
     sides: dict[str, list[str]] = {"Above it": [], "Below it": [], "Not told apart from it": []}
-    for arm in sorted(others, key=lambda arm: -(arm.accuracy or 0)):
+    for arm in sorted(others, key=lambda arm: -(arm.score or 0)):
         pair = summary.compare(arm, reference)
         if pair is None:
             continue
@@ -70,27 +70,27 @@ def standing(summary: Summary, reference: Arm, others: list[Arm]) -> str:
         side = ("Above it" if pair.difference > 0 else "Below it") if pair.told_apart else "Not told apart from it"
         sides[side].append(bounds)
     told = [f"{side}: {', '.join(arms)}." for side, arms in sides.items() if arms]
-    return f"Against {summary.title(reference)}, {accuracy(reference)}, in points of paired runs. {' '.join(told)}"
+    return f"Against {summary.title(reference)}, {reached(reference)}, in points of paired runs. {' '.join(told)}"
 
 
 def leader(summary: Summary, tuned: Arm) -> str:
     """Which method leads its family; that it was picked after the fact is part of the news."""
     others = sum(arm.family == "peft" for arm in summary.arms)
     if others == 1:
-        return f"{summary.title(tuned)} reaches {accuracy(tuned)}."
-    return f"Of {others} parameter-efficient methods, {summary.title(tuned)} does best: {accuracy(tuned)}."
+        return f"{summary.title(tuned)} reaches {reached(tuned)}."
+    return f"Of {others} parameter-efficient methods, {summary.title(tuned)} does best: {reached(tuned)}."
 
 
 def best(summary: Summary, family: str) -> Arm | None:
-    """The arm of highest accuracy of a family, the cheapest of equals, among those that ran on every data set."""
-    arms = [arm for arm in summary.arms if arm.family == family and arm.covers_all and arm.accuracy is not None]
-    return max(arms, key=lambda a: (a.accuracy or 0, -(a.typical("flops.predict.measured") or 0)), default=None)
+    """The arm of highest score of a family, the cheapest of equals, among those that ran on every data set."""
+    arms = [arm for arm in summary.arms if arm.family == family and arm.covers_all and arm.score is not None]
+    return max(arms, key=lambda a: (a.score or 0, -(a.typical("flops.predict.measured") or 0)), default=None)
 
 
 def versus(summary: Summary, tuned: Arm, rival: Arm) -> str:
     """How a rival stands against the best tuned method, by the paired comparison."""
     pair = summary.compare(rival, tuned)
-    return f"{summary.title(rival)} reaches {accuracy(rival)}" + ("." if pair is None else f", {verdict(pair)}.")
+    return f"{summary.title(rival)} reaches {reached(rival)}" + ("." if pair is None else f", {verdict(pair)}.")
 
 
 def verdict(pair: Comparison) -> str:
@@ -128,6 +128,6 @@ def ratio(mine: float, theirs: float) -> str:
     return f"{factor:.1f} times {'as many' if theirs >= mine else 'fewer'}"
 
 
-def accuracy(arm: Arm) -> str:
+def reached(arm: Arm) -> str:
     low, high = arm.interval or (None, None)
-    return f"{percent(arm.accuracy)} % ({percent(low)} to {percent(high)})"
+    return f"{percent(arm.score)} % ({percent(low)} to {percent(high)})"

@@ -1,6 +1,6 @@
 """What the wording of a prompt is worth, where every item was scored in every template (`template=all`).
 
-Two tables: accuracy template by template, and the median over templates and draws beside the usual median over draws.
+Two tables: scores template by template, and the median over templates and draws beside the usual median over draws.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from analysis.typeset import ABSENT, Panel, Table, count, percent
 
 
 def by_template(runs: pd.DataFrame) -> pd.DataFrame:
-    """(runs) x (templates): the accuracy of every run in every template, nan where a run has none."""
+    """(runs) x (templates): the score of every run in every template, nan where a run has none."""
     rows = [{name: one["score"] for name, one in scores.items()} for scores in runs["score_by_template"]]
     return pd.DataFrame(rows, dtype=float)
 
@@ -38,14 +38,16 @@ def wording(summary: Summary) -> Table | None:
             points = f"{100 * (scores[high] - scores[low]):.1f}"
             rows.append([arm.name, arm.model, dataset, count(len(scores)), *spread, points, low, high])
             own = {"method": arm.method, "model": arm.model, "variant": arm.variant, "dataset": dataset}
-            numbers += [{**own, "template": name, "accuracy": value} for name, value in scores.items()]
+            numbers += [{**own, "template": name, "score": value} for name, value in scores.items()]
     if not rows:
         return None
     columns = [("", name) for name in ("Method", "Model", "Data set", "Templates")]
-    columns += [("Accuracy by template, %", name) for name in ("lowest", "median", "highest", "spread")]
+    columns += [(f"{summary.title_measure} by template, %", name) for name in ("lowest", "median", "highest", "spread")]
     columns += [("", "Lowest"), ("", "Highest")]
-    notes = ["Every item in every template; a template's accuracy is the median over seeds."]
-    return Table("wording", "Accuracy by template", columns, [Panel("", rows)], pd.DataFrame(numbers), 3, notes)
+    notes = ["Every item in every template; a template's score is the median over seeds."]
+    return Table(
+        "wording", f"{summary.title_measure} by template", columns, [Panel("", rows)], pd.DataFrame(numbers), 3, notes
+    )
 
 
 POLICIES = {"": "Over templates and draws", "_over_draws": "Over draws, templates averaged, as in every other table"}
@@ -78,7 +80,7 @@ def templates_and_draws(summary: Summary) -> Table | None:
         panels.append(Panel(title, rows))
     columns = [("", "Method"), ("", "Model"), *(("", name) for name in datasets), ("", "Average")]
     notes = [
-        "Median (interquartile range), in percent. Over templates and draws: of the accuracy in every template on "
+        "Median (interquartile range), in percent. Over templates and draws: of the score in every template on "
         "every draw, as the paper's text describes. Over draws: an item counts by its share of templates answered "
         "right. The paper's printed values fit one random template per item, which is template=random here."
     ]

@@ -2,7 +2,7 @@
 
     python -m experiments.capability [workers=2] [limit=100] [output=outputs/capability]
 
-Zero-shot and in-context accuracy by size and number of shots, and how far full fine-tuning gets with 2,000 examples.
+Zero-shot and in-context scores by size and number of shots, and how far full fine-tuning gets with 2,000 examples.
 Means over tasks and five seeds with 95 % intervals over seeds and items. Runs that are there already are not repeated.
 """
 
@@ -75,7 +75,7 @@ def report(folder: Path) -> list[str]:
     datasets = sorted(set(experiment.records["dataset"]))
     chance = float(experiment.records.groupby("dataset")["chance"].median().mean())
     found = {(arm.model, arm.method): arm for arm in build_arms(experiment, datasets, _doubts())}
-    lines = [f"{len(datasets)} held-out tasks, chance {100 * chance:.1f}. Accuracy in percent (95 % interval)."]
+    lines = [f"{len(datasets)} held-out tasks, chance {100 * chance:.1f}. Scores in percent (95 % interval)."]
     zero = found["micro_t0", "zero_shot"]
     saturated = [name for name, cell in zero.cells.items() if cell.scores.mean() > 0.95]
     lines.append(f"zero-shot micro_t0: {said(zero)}, {difference(zero, chance)} against chance")
@@ -95,7 +95,7 @@ def report(folder: Path) -> list[str]:
 
 
 def _doubts() -> dict[str, list[str]]:
-    return {key: [] for key in ("missing", "metric", "mismatch", "items", "twice")}
+    return {key: [] for key in ("missing", "mismatch", "items", "twice")}
 
 
 def mean(arm: Arm) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from adaptbench.metrics import get
 from analysis import archive, charts, cost_figures, figures, report, tables
-from analysis.collect import load, outcomes
+from analysis.collect import judged, load
 from analysis.published import published_table4
 from analysis.summary import summarise
 from analysis.typeset import Best, latex
@@ -59,20 +60,20 @@ def test_the_best_of_a_column_is_marked_and_methods_stand_in_the_papers_order(su
 
 def test_published_numbers_are_the_papers(summary):
     table4 = published_table4().set_index("method")
-    assert table4.accuracy["ia3"] == pytest.approx(64.6, abs=0.05)
-    assert table4.accuracy["full_ft"] == pytest.approx(63.3, abs=0.05)
+    assert table4.score["ia3"] == pytest.approx(64.6, abs=0.05)
+    assert table4.score["full_ft"] == pytest.approx(63.3, abs=0.05)
     paper = cells(tables.table1(summary), panel=1)
     assert paper["T-Few"][1:8] == ["T0-11B", "n/a", "1.1e12", "n/a", "2.7e16", "4.2 MB", "72.4"]
 
 
 def test_predictions_are_judged_under_every_normalisation():
     frame = predictions(np.array([1, 0, 1]))
-    judged = outcomes(frame)
-    assert judged["token"].tolist() == [1, 0, 1]
+    found = judged(frame, get("accuracy")).statistics
+    assert found["token"].tolist() == [[1, 1], [0, 1], [1, 1]]
     summed = frame.groupby("uid", sort=False).apply(
         lambda g: g.loc[g.log_likelihood.idxmax(), "choice"] == g.label.iloc[0]
     )
-    assert judged["none"].tolist() == summed.astype(float).tolist()
+    assert found["none"][:, 0].tolist() == summed.astype(float).tolist()
 
 
 def test_every_pair_is_compared_and_adjusted(summary):
@@ -104,8 +105,8 @@ def test_the_page_is_self_contained_and_speaks_from_the_numbers(built, summary):
     assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "xlink")), "nothing is loaded from elsewhere"
     assert "&lt;fast&gt; one" in page, "text from records is escaped"
     assert page.count("<html") == page.count("</html>") == 1
-    best = max((arm for arm in summary.arms if arm.family == "peft"), key=lambda arm: arm.accuracy)
-    assert f"{100 * best.accuracy:.1f} %" in page
+    best = max((arm for arm in summary.arms if arm.family == "peft"), key=lambda arm: arm.score)
+    assert f"{100 * best.score:.1f} %" in page
 
 
 def test_headlines_follow_the_data(tmp_path):
@@ -158,7 +159,7 @@ def test_failures_and_missing_seeds_are_counted(tmp_path):
     write_failure(tmp_path, "lost")
     write_failure(tmp_path, "prefix-micro_cb-0", dataset="micro_cb", seed=0)  # has a record since: not a failure
     summary = summarise(load(tmp_path))
-    row = cells(tables.accuracy(summary))["Prefix tuning"]
+    row = cells(tables.scores(summary))["Prefix tuning"]
     assert any("2/3 seeds, 1 failed" in cell for cell in row)
     assert [row[4] for row in tables.failures(summary).panels[0].rows] == ["OutOfMemoryError: 12 GB wanted"]
 
@@ -311,4 +312,4 @@ def test_a_stand_in_for_a_test_set_is_named_under_the_tables(tmp_path):
     summary = summarise(load(folder))
     said = "micro_cb was evaluated on dev_r1 in place of test_r1, which was not at hand."
     assert summary.stand_ins == [said]
-    assert all(said in table.notes for table in (tables.table1(summary), tables.accuracy(summary)))
+    assert all(said in table.notes for table in (tables.table1(summary), tables.scores(summary)))

@@ -35,7 +35,7 @@ CONF = Path(__file__).parents[2] / "conf"
         (["recipe.losses=[lm,ul]"], "recipe.losses='ul'"),
         (["recipe.losses=[]"], "expected at least one"),
         (["recipe.optimizer=sgd"], "expected one of adafactor, adamw"),
-        (["dataset.metric=f1"], "expected one of accuracy"),
+        (["dataset.metric=bleu"], "expected one of accuracy"),
         (["tracking.mode=on"], "tracking.mode"),
         (["shots=0"], "shots=0: expected at least 1"),
         (["shots=999999"], "training rows"),

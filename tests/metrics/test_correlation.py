@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -15,6 +15,7 @@ PAIRS = st.lists(st.tuples(NUMBER, NUMBER), min_size=2, max_size=30)
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
+@settings(deadline=None)
 @given(pairs=PAIRS)
 def test_correlations_are_scipys(name, pairs):
     answers, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -22,6 +23,7 @@ def test_correlations_are_scipys(name, pairs):
     assert get(name).score(answers, references) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBER, min_size=1, max_size=40))
 def test_ranks_are_scipys_average_ranks(values):
     assert np.array_equal(ranks(values), stats.rankdata(values))
@@ -45,7 +47,7 @@ def test_degenerate_numbers(name, answers, references, expected):
 
 
 @pytest.mark.parametrize("offset", [0, 1e8])
-@pytest.mark.parametrize("scale", [1e-150, 1, 1e100])
+@pytest.mark.parametrize("scale", [1e-200, 1, 1e200])
 def test_neither_offset_nor_scale_costs_digits(offset, scale):
     """Moments of numbers far from zero would cancel, and squares of very small ones vanish."""
     rng = np.random.default_rng(0)
@@ -56,10 +58,19 @@ def test_neither_offset_nor_scale_costs_digits(offset, scale):
     assert get("pearson").score(shifted, references) == pytest.approx(expected, rel=1e-9)
 
 
-def test_values_that_rounding_alone_sets_apart_are_correlated_as_they_are_and_equal_ones_not():
+def test_equal_values_are_uncorrelated_although_their_mean_is_rounded():
     equal = [0.1 + 0.2] * 7
-    assert np.mean(equal) != equal[0]  # centred by the mean, they would seem to differ
+    assert np.mean(equal) != equal[0]
     assert get("pearson").score(equal, [0.0, 1, 2, 3, 4, 5, 6]) == 0
+
+
+def test_draws_of_one_item_are_uncorrelated_although_sums_are_rounded():
+    """One pair of numbers, however often it is drawn, has no variance; its rounded moments may seem to have some."""
+    rng = np.random.default_rng(0)
+    pearson = get("pearson")
+    statistics = pearson.per_item(rng.normal(size=300), rng.normal(size=300))
+    scores = pearson.aggregate(rng.random((300, 1)) * statistics)
+    assert np.array_equal(scores, np.zeros(300))
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])

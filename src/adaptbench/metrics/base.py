@@ -146,6 +146,16 @@ def total(statistics: Array) -> Array:
     return np.ascontiguousarray(np.swapaxes(statistics, -1, -2)).sum(axis=-1)
 
 
+def mean_by_item(uids: Sequence[str], statistics: Array) -> Array:
+    """(M, k) statistics of rows in their templates -> (N, k) of rows."""
+    if len(set(uids)) == len(uids):
+        return statistics
+    groups: dict[str, list[int]] = {}
+    for position, uid in enumerate(uids):
+        groups.setdefault(uid, []).append(position)
+    return np.array([statistics[positions].mean(axis=0) for positions in groups.values()])
+
+
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Array:
     """numerator / denominator elementwise, and 0 where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))

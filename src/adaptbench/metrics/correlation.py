@@ -33,12 +33,9 @@ def pearson(sums: Array) -> Array:
 
 
 def standardise(values: Values) -> Array:
-    """(N,) -> (N,) within [-1, 1] about zero: a correlation is the same, and its moments do not cancel.
-
-    The centre is the value nearest to the mean, not the mean itself, which rounding may set apart from equal values.
-    """
+    """(N,) -> (N,) within [-1, 1] about their mean: a correlation is the same, and its moments do not cancel."""
     numbers = np.asarray(values, dtype=float)
-    centred = numbers - numbers[np.argmin(np.abs(numbers - numbers.mean()))]
+    centred = numbers - numbers.mean()  # equal values that rounding sets off their mean stay equal
     return ratio(centred, np.abs(centred).max())
 
 

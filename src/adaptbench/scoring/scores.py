@@ -6,12 +6,10 @@ An item is an evaluated row, in however many templates it was phrased: its stati
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from adaptbench.data.example import TaskData
 from adaptbench.data.templates import Prompt
 from adaptbench.metrics import Metric, get, metrics_for, total
-from adaptbench.metrics.base import Array
+from adaptbench.metrics.base import Array, mean_by_item
 from adaptbench.tasks import Answer, TaskType
 
 
@@ -49,16 +47,6 @@ def item_statistics(metric: Metric, task: TaskType, answers: Sequence[Answer], n
     predictions = [task.prediction(answer, norm) for answer in answers]
     statistics = metric.per_item(predictions, references, number)
     return mean_by_item([answer.prompt.uid for answer in answers], statistics)
-
-
-def mean_by_item(uids: Sequence[str], statistics: Array) -> Array:
-    """(M, k) statistics of rows in their templates -> (N, k) of rows."""
-    if len(set(uids)) == len(uids):
-        return statistics
-    groups: dict[str, list[int]] = {}
-    for position, uid in enumerate(uids):
-        groups.setdefault(uid, []).append(position)
-    return np.array([statistics[positions].mean(axis=0) for positions in groups.values()])
 
 
 def by_template(
