@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from analysis.published import PAPER, published
+from analysis.published import PAPER, PRINTED, published
 from analysis.summary import Arm, Comparison, Summary, compare_all
 from analysis.typeset import ABSENT, Panel, Table, percent, signed
 
@@ -153,7 +153,8 @@ def verdict(result: Result) -> str:
 
 def published_row(table: str, where: dict[str, str]) -> dict[str, float]:
     """Dataset -> printed score in percent."""
-    rows = published().query("table == @table and metric == @PRINTED")
+    rows = published()
+    rows = rows[(rows["table"] == table) & (rows["metric"] == PRINTED)]
     for column, value in where.items():
         rows = rows[rows[column] == value]
     return dict(zip(rows["dataset"], rows["value"], strict=True))

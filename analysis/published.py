@@ -31,7 +31,8 @@ def published_table4() -> pd.DataFrame:
     The share is of the printed size of full fine-tuning, so that it is 100 % there.
     """
     rows = published().query("table == 'table4'")
-    scores = rows.query("metric == @PRINTED and dataset != 'average'").groupby("method", sort=False)["value"].mean()
+    printed = rows[(rows["metric"] == PRINTED) & (rows["dataset"] != "average")]
+    scores = printed.groupby("method", sort=False)["value"].mean()
     updated = rows.query("metric == 'params_updated'").set_index("method")["value"]
     frame = pd.DataFrame({"score": scores, "params_updated": updated.reindex(scores.index)})
     frame["percent_updated"] = 100 * frame["params_updated"] / updated["full_ft"]

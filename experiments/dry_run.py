@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from adaptbench.costs.flops import StepPrices, total
 from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.pricer import Pricer, total
 from adaptbench.data.batching import Shape
 from adaptbench.data.prompts import DRAWN
 from adaptbench.data.templates import NotApplicable, Prompt
@@ -78,7 +78,7 @@ def report(estimates: Sequence[Estimate], tflops: float) -> str:
     return "\n".join(lines)
 
 
-def _training(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> int:
+def _training(cell: Cell, counter: Any, limit: int, prices: Pricer) -> int:
     """FLOPs of one run's steps: batches as wide as the widest of a batch usually is."""
     steps, size = getattr(cell.config.method, "steps", 0), cell.config.recipe.batch_size
     if not steps:
@@ -91,7 +91,7 @@ def _training(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> int:
     return round(steps * float(mean) + len(cell.few_shot_sets[0].examples) * float(search))
 
 
-def _prediction(cell: Cell, counter: Any, limit: int, prices: StepPrices) -> tuple[int, int]:
+def _prediction(cell: Cell, counter: Any, limit: int, prices: Pricer) -> tuple[int, int]:
     """FLOPs that one run reads in advance, and those of all its predictions."""
     plan = cell.config.method.plan(len(cell.few_shot_sets[0].examples))
     rows = [_shape(prompt, counter, limit, prices.backbone) for prompt in cell.prompts]
@@ -208,7 +208,7 @@ class _Wish:
 
 
 @lru_cache(maxsize=64)
-def _prices(_method: str, wish: _Wish) -> StepPrices:
+def _prices(_method: str, wish: _Wish) -> Pricer:
     config, model = wish.config, wish.config.model
     backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
-    return StepPrices(MetaRun.of(config.method, backbone, config.recipe))
+    return Pricer(MetaRun.of(config.method, backbone, config.recipe))

@@ -5,9 +5,10 @@ import torch
 from transformers import DynamicCache
 
 from adaptbench.costs.cached import cached_flops, cached_memory
-from adaptbench.costs.flops import StepPrices, count
+from adaptbench.costs.flops import count
 from adaptbench.costs.memory import kv_cache_bytes
 from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.pricer import Pricer
 from adaptbench.data.batching import Shape
 from adaptbench.methods import METHODS
 from tests.costs.test_flops import LAYERS, D, attention, decoder_forward
@@ -32,7 +33,7 @@ def test_cached_equals_a_hand_count(backbones, architecture):
 @pytest.mark.parametrize("architecture", DECODERS)
 def test_the_polynomial_prices_cached_predictions_to_the_last_flop(backbones, architecture):
     run = MetaRun.of(METHODS["icl"](), backbones[architecture], recipe())
-    flops, prices = cached_flops(run, SHAPE, CONTEXT), StepPrices(run)
+    flops, prices = cached_flops(run, SHAPE, CONTEXT), Pricer(run)
     assert prices.predict_after(SHAPE, CONTEXT) == flops.predict
     assert prices.read_once(CONTEXT) == flops.once
 
@@ -46,7 +47,7 @@ def test_a_real_cache_on_the_cpu_costs_the_same(backbones, architecture):
         once = count(lambda: backbone.model(input_ids=ids, past_key_values=cache, logits_to_keep=1))
         own = torch.arange(OWN)[None] % 100
         after = count(lambda: backbone.model(input_ids=own, past_key_values=cache, logits_to_keep=3 * 3 + 1))
-    prices = StepPrices(MetaRun.of(METHODS["icl"](), backbone, recipe()))
+    prices = Pricer(MetaRun.of(METHODS["icl"](), backbone, recipe()))
     assert once == prices.read_once(CONTEXT)
     assert after == prices.predict_after(Shape(1, 9, 3, 4), CONTEXT)
 

@@ -1,13 +1,17 @@
 """Two shallow counts give the deep one, whatever the architecture and method."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import AutoConfig
 
-from adaptbench.costs.depth import count_by_depth, with_layers
+from adaptbench.costs import pricer
+from adaptbench.costs.depth import shallow, with_layers
 from adaptbench.costs.lengths import Lengths
-from adaptbench.costs.quote import Cell, _counts, spent
+from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.quote import Cell, spent
 from adaptbench.errors import InputError
-from adaptbench.methods import METHODS
+from adaptbench.methods import METHODS, Adaptation
 from adaptbench.models.backbone import Backbone, meta_backbone
 from tests.factories import recipe
 
@@ -30,17 +34,13 @@ def deep(kind: str, **changes: object) -> Backbone:
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_counts_by_depth_are_exact(kind, name):
+def test_counts_by_depth_are_exact(kind, name, monkeypatch):
     cell = Cell(METHODS[name](), deep(kind), recipe(), Lengths(5, 2, 3, 4), shots=3)
-    counts, used = _counts(cell), []
-
-    def count_on(backbone):
-        used.append(backbone.model.config.num_hidden_layers)
-        return _counts(Cell(cell.method, backbone, cell.recipe, cell.lengths, cell.shots))
-
-    assert count_by_depth(cell.backbone, counts[0], count_on) == counts
+    by_depth = spent(cell)
     # The share of a FISH mask is rounded over the whole model, so its counts need not be linear in depth.
-    assert set(used) == ({1, 2, 7} if name == "fish_mask" else {1, 2})
+    assert (cell.prices._shallow is None) == (name == "fish_mask")
+    monkeypatch.setattr(pricer, "shallow", lambda backbone: None)
+    assert spent(replace(cell)) == by_depth
 
 
 def test_what_only_fits_the_whole_model_is_counted_whole():
@@ -53,13 +53,17 @@ def test_what_only_fits_the_whole_model_is_counted_whole():
     assert found.adapt.measured > 0
 
 
-def test_unequal_halves_and_uneven_methods_are_counted_whole():
-    uneven = deep("t5", num_decoder_layers=5)
-    assert count_by_depth(uneven, 0, lambda backbone: (backbone.model.config.num_decoder_layers,)) == (5,)
-    last_only = count_by_depth(deep("llama"), 7, lambda backbone: (7, backbone.model.config.num_hidden_layers))
-    assert last_only == (7, 7)
-    squares = count_by_depth(deep("llama"), 49, lambda b: (b.model.config.num_hidden_layers**2,))
-    assert squares == (49,), "a count that is not linear in depth is not extrapolated"
+def test_unequal_halves_and_shallow_models_are_counted_whole():
+    assert shallow(deep("t5", num_decoder_layers=5)) is None
+    assert shallow(with_layers(deep("llama"), 4)) is None
+    assert shallow(deep("llama")) is not None
+
+
+def test_what_is_not_linear_in_depth_is_not_extrapolated(monkeypatch):
+    """A method whose parameters do not follow the line is counted on the whole model."""
+    run = MetaRun.of(METHODS["lora"](), deep("llama"), recipe())
+    monkeypatch.setattr(Adaptation, "trainable", property(lambda own: len(own.backbone.anatomy.attentions) ** 2))
+    assert pricer.Pricer(run)._shallow is None
 
 
 def test_a_shallow_copy_differs_in_nothing_else():

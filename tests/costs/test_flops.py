@@ -8,8 +8,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from adaptbench.costs.flops import StepPrices, count, total
+from adaptbench.costs.flops import count
 from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.pricer import Pricer, total
 from adaptbench.data.batching import Shape, collate, encode, shape_of
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
@@ -64,7 +65,7 @@ def test_frozen_forward_equals_a_hand_count(backbones, architecture, shape):
 def test_priced_equals_counted(backbones, architecture, kind):
     """The polynomial through six counts gives every other shape to the last FLOP."""
     run = MetaRun.of(METHODS[kind](), backbones[architecture], recipe())
-    prices = StepPrices(run)
+    prices = Pricer(run)
     for shape in (Shape(1, 37, 2, 3), Shape(4, 90, 4, 2), Shape(4, 12, 1, 1)):
         assert prices.predict(shape) == pytest.approx(count(lambda shape=shape: run.predict(shape)), rel=1e-9)
         if run.adaptation.parameters:
@@ -160,7 +161,7 @@ def test_training_a_frozen_model_costs_two_forwards_and_full_fine_tuning_three(b
     shape = Shape(8, 60, 2, 2)
 
     def ratio(kind: str) -> float:
-        prices = StepPrices(MetaRun.of(METHODS[kind](), backbones["t5"], recipe()))
+        prices = Pricer(MetaRun.of(METHODS[kind](), backbones["t5"], recipe()))
         return prices.train(shape) / prices.predict(shape)
 
     assert ratio("full_ft") == pytest.approx(3.0, abs=0.01)
@@ -174,5 +175,5 @@ def test_meta_count_equals_the_count_of_a_real_step(backbones):
         rows = [encode(backbone, prompt) for prompt in evaluation_prompts(toy_task(4), "random")]
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             token_log_probabilities(backbone, collate(rows, backbone.pad_id))
-        prices = StepPrices(MetaRun.of(METHODS["zero_shot"](), backbone, recipe()))
+        prices = Pricer(MetaRun.of(METHODS["zero_shot"](), backbone, recipe()))
         assert prices.predict(shape_of(rows)) == pytest.approx(counter.get_total_flops(), rel=1e-9), name

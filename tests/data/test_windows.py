@@ -160,7 +160,8 @@ def test_only_the_context_answers_and_nothing_ends_before_it_starts():
     start[first] = end[last] = 20.0
     (answer,) = best_answers([window], CONTEXT, [start], [end], whole_words=False)
     assert 0 < answer.score < 0.1
-    assert answer.span in (window.offsets[10], window.offsets[3]) or answer.span[0] < answer.span[1]
+    assert answer.span[0] == window.offsets[10][0] or answer.span[1] == window.offsets[3][1]
+    assert answer.span[0] < answer.span[1]
     padded = [np.concatenate([values, np.full(7, 99.0)]) for values in (start, end)]
     assert best_answers([window], CONTEXT, [padded[0]], [padded[1]], whole_words=False) == [answer]
 
@@ -267,8 +268,6 @@ def test_every_answer_of_xquad_is_found_again_at_its_positions(xquad, kind):
             for places in zip(*positions, strict=True)
         ]
         best = best_answers(windows, row["context"], *logits, max_tokens=200, whole_words=False)
-        if not best:
-            assert not row["context"].strip()
         length = next((last - first for first, last in positions if last), None)
         if length is None:  # longer than what two windows have in common
             continue

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adaptbench.record import KEYS
 from adaptbench.metrics.normalisation import LENGTHS
+from adaptbench.record import KEYS
 
 SMALL = ("limit=24", "seeds=[0,1]", "recipe.training.ia3.steps=6", "progress=false")
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adaptbench.costs.flops import StepPrices
 from adaptbench.costs.ledger import CostLedger
 from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.pricer import Pricer
 from adaptbench.data.batching import Shape, collate, encode
 from adaptbench.data.example import Example
 from adaptbench.data.fewshot import draw
@@ -50,8 +50,9 @@ def test_the_price_of_reading_after_a_shared_context_is_what_is_counted(backbone
     backbone, before = backbones[architecture].on_meta(), 23
     shape = Shape(rows=2, source=7, choices=3, target=4)
     with shared_context(backbone, (3,) * before), FlopCounterMode(display=False) as counter:
-        token_log_probabilities(backbone, replace(Choices().batch_of_shape(shape, torch.device("meta")), already_read=before))
-    priced = StepPrices(MetaRun.of(InContextLearning(), backbone, recipe())).predict_after(shape, before)
+        batch = Choices().batch_of_shape(shape, torch.device("meta"))
+        token_log_probabilities(backbone, replace(batch, already_read=before))
+    priced = Pricer(MetaRun.of(InContextLearning(), backbone, recipe())).predict_after(shape, before)
     assert priced == counter.get_total_flops()
 
 

@@ -167,9 +167,9 @@ def test_a_fish_mask_trains_the_parameters_of_largest_fisher_information(backbon
 
 def test_a_fish_mask_costs_a_whole_backward_pass(backbones):
     """Every weight's gradient is computed to keep a few of its elements: three forwards, as full fine-tuning."""
-    from adaptbench.costs.flops import StepPrices
     from adaptbench.costs.meta import MetaRun
+    from adaptbench.costs.pricer import Pricer
 
     backbone, shape = backbones["t5"], replace(shape_of(rows_of(backbones["t5"])), rows=4)
-    fish, full = (StepPrices(MetaRun.of(METHODS[k](name=k), backbone, recipe())) for k in ("fish_mask", "full_ft"))
+    fish, full = (Pricer(MetaRun.of(METHODS[k](name=k), backbone, recipe())) for k in ("fish_mask", "full_ft"))
     assert fish.train(shape) >= 0.99 * full.train(shape)

@@ -8,13 +8,36 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from adaptbench.data.texts import encode_text, pad_texts
 from adaptbench.models.encoders import Encoder, load_encoder
 from tests.conftest import WORDS, bpe_tokenizer, tiny_model
 from tests.models.architectures import ENCODER_DECODERS, config_of, enliven, save_tiny
 
+_DEBERTA: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": ["p2c", "c2p"],
+    "max_relative_positions": -1,
+    "pad_token_id": 0,
+}
+DEBERTA = {
+    "deberta_v3": {  # buckets fewer than tokens, so that the ends are cut off
+        **_DEBERTA,
+        "position_buckets": 4,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "type_vocab_size": 0,
+    },
+    "deberta_v2": {**_DEBERTA, "share_att_key": False, "type_vocab_size": 2, "position_biased_input": True},
+}
 WITH_DECODER_KEPT = ("bart", "mbart", "m2m_100", "marian")
 PAIRS = [
     ("the cat sat on the mat", "a dog ran"),
@@ -54,9 +77,12 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_bare(name: str, folder: Path, **changes: Any) -> Path:
     """A checkpoint with a language model head and its tokenizer."""
-    if name in ("bert", "roberta"):
-        tokenizer = bert_tokenizer() if name == "bert" else roberta_tokenizer()
-        config = tiny_model(name, len(tokenizer)).config
+    if name in ("bert", "roberta", *DEBERTA):
+        tokenizer = roberta_tokenizer() if name == "roberta" else bert_tokenizer()
+        if name in DEBERTA:
+            config = AutoConfig.for_model("deberta-v2", vocab_size=len(tokenizer), **DEBERTA[name])
+        else:
+            config = tiny_model(name, len(tokenizer)).config
         config.update({"max_position_embeddings": 128, **changes})
         torch.manual_seed(0)
         model = AutoModelForMaskedLM.from_config(config)

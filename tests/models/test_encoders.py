@@ -10,10 +10,10 @@ from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.encoders import hidden_states, load_encoder, meta_encoder, pooled
 from tests.models.architectures import DECODERS, ENCODER_DECODERS, SETTINGS
-from tests.models.bare import PAIRS, WITH_DECODER_KEPT, rows_of, save_bare
+from tests.models.bare import DEBERTA, PAIRS, WITH_DECODER_KEPT, rows_of, save_bare
 
-READERS = ("bert", "roberta", *(name for name in SETTINGS if name not in WITH_DECODER_KEPT))
-OF_EACH_KIND = ("bert", "roberta", "t5", "llama", "gpt2", "opt", "falcon_rw", "bloom", "mistral_windows")
+READERS = ("bert", "roberta", *DEBERTA, *(name for name in SETTINGS if name not in WITH_DECODER_KEPT))
+OF_EACH_KIND = ("bert", "roberta", *DEBERTA, "t5", "llama", "gpt2", "opt", "falcon_rw", "bloom", "mistral_windows")
 
 
 def on_the_left(source, mask, types, more=3):
@@ -38,7 +38,7 @@ def test_states_are_those_of_transformers_for_a_row_alone(bare, name):
     with torch.no_grad():
         ours = hidden_states(encoder, source, mask, types)
         for row, length in enumerate(mask.sum(1).tolist()):
-            kinds = {"token_type_ids": types[row : row + 1, :length]} if name == "bert" else {}
+            kinds = {"token_type_ids": types[row : row + 1, :length]} if encoder.token_types else {}
             theirs = own(input_ids=source[row : row + 1, :length], **kinds).last_hidden_state[0]
             assert (ours[row, :length] - theirs).abs().max() < 2e-5 * theirs.abs().max().clamp(min=1)
 
@@ -118,7 +118,7 @@ def test_no_head_and_no_pooler_is_loaded_and_nothing_is_trainable(bare):
         model = bare(name).model
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
-        ours = name not in ("falcon_rw", "bloom")
+        ours = name not in ("falcon_rw", "bloom", *DEBERTA)  # these compute attention in their own code
         assert (model.config._attn_implementation == IMPLEMENTATION) == ours
 
 

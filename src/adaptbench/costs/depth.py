@@ -2,41 +2,28 @@
 
 The layers of a transformer are alike, so whatever is summed over them is linear in their number: counts of the same
 model with one and with two layers give that of any depth, to the last FLOP. That they are alike is not taken on
-trust: the parameters, of the model and of what a method trains, must follow the same line, else all is counted.
+trust: the parameters of the model must follow the same line, and (`pricer`) what a method trains, else all is counted.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, from_config
 
 SHALLOW = 4  # layers up to which counting everything is as quick
 
-Counts = tuple[int, ...]
 
-
-def count_by_depth(backbone: Backbone, trainable: int, count_on: Callable[[Backbone], Counts]) -> Counts:
-    """What `count_on` gives for this model, from two shallow copies of it where that is exact.
-
-    Args:
-        trainable: parameters a method trains on the whole model, which the first number of the counts must give.
-    """
+def shallow(backbone: Backbone) -> tuple[Backbone, Backbone] | None:
+    """The model with one and with two layers; None where all of it has to be counted."""
     if not backbone.has_anatomy:  # nor does anybody know how to make a shallow one
-        return count_on(backbone)
+        return None
     depth = backbone.model.config.num_hidden_layers
     if depth <= SHALLOW or getattr(backbone.model.config, "num_decoder_layers", depth) not in (depth, None):
-        return count_on(backbone)
+        return None
     one, two = with_layers(backbone, 1), with_layers(backbone, 2)
-    if _on_line(one.parameters_total, two.parameters_total, depth) != backbone.parameters_total:
-        return count_on(backbone)
-    try:
-        counts = tuple(_on_line(a, b, depth) for a, b in zip(count_on(one), count_on(two), strict=True))
-    except InputError:  # what fits the whole model may be too large for a shallow one (SAID's dimensions)
-        return count_on(backbone)
-    return counts if counts[0] == trainable else count_on(backbone)
+    total = on_line(one.parameters_total, two.parameters_total, backbone)
+    return (one, two) if total == backbone.parameters_total else None
 
 
 def with_layers(backbone: Backbone, layers: int) -> Backbone:
@@ -51,5 +38,6 @@ def with_layers(backbone: Backbone, layers: int) -> Backbone:
     return replace(backbone, model=model, device=model.device)
 
 
-def _on_line(one: int, two: int, depth: int) -> int:
-    return one + (depth - 1) * (two - one)
+def on_line(one: int, two: int, backbone: Backbone) -> int:
+    """The value of this model, from those of one and of two layers."""
+    return one + (backbone.model.config.num_hidden_layers - 1) * (two - one)

@@ -1,14 +1,11 @@
 """One run's bill: what it cost to adapt, and what every prediction costs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 
-from adaptbench.costs import paper
-from adaptbench.costs.cached import cached_memory
-from adaptbench.costs.flops import StepPrices, total
-from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
+from adaptbench.costs.memory import Memory, kv_cache_bytes
 from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.pricer import Pricer, total
 from adaptbench.data.batching import Shape
 from adaptbench.methods.base import Adaptation, Method
 from adaptbench.methods.contexts import Context
@@ -48,15 +45,9 @@ class CostLedger:
     """Prices the runs of one method on one model, outside any timed region."""
 
     def __init__(self, method: Method, backbone: Backbone, recipe: RecipeConfig, task: TaskType | None = None):
-        self._run = MetaRun.of(method, backbone, recipe, task)
-        self._prices = StepPrices(self._run)
-        merged = self._run.merged(method)
-        self._merged_prices = StepPrices(merged) if merged is not None else None
-        self._train_memory = lru_cache(maxsize=None)(partial(train_memory, self._run))
-        self._predict_memory = lru_cache(maxsize=None)(partial(predict_memory, self._run))
-        self._cached_memory = lru_cache(maxsize=None)(partial(cached_memory, self._run))
-        self._total_parameters = backbone.parameters_total
-        self._is_encoder_decoder = backbone.is_encoder_decoder
+        run = MetaRun.of(method, backbone, recipe, task)
+        self._task, self._is_encoder_decoder = run.task, backbone.is_encoder_decoder
+        self._prices = Pricer(run)
 
     def bill(self, adaptation: Adaptation, run: int, readings: Sequence[Reading]) -> Bill:
         """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows.
@@ -67,7 +58,7 @@ class CostLedger:
         A prediction pays for every reading of its prompt. What all predictions share (contexts whose keys and values
         are kept, content-free inputs) is read once: that is part of the cost to adapt.
         """
-        steps = adaptation.log.shapes[run] if adaptation.log.shapes else []
+        prices, steps = self._prices, adaptation.log.shapes[run] if adaptation.log.shapes else []
         free = {
             (reading.context, reading.encoded.source, reading.encoded.choices): reading
             for reading in readings
@@ -78,20 +69,18 @@ class CostLedger:
         contexts = {reading.context: reading.context_tokens for reading in readings if reading.shared}
         predictions = len({reading.prompt for reading in readings})
         return Bill(
-            flops_adapt=total(self._prices.train, steps)
-            + sum(map(self._prices.read_once, contexts.values()))
+            flops_adapt=total(prices.train, steps)
+            + sum(map(prices.read_once, contexts.values()))
             + total(self._after, calibration),
-            flops_adapt_paper=self._paper(paper.adapt, sum(map(_tokens, steps)))
-            + self._paper(paper.predict, sum(contexts.values()) + sum(_tokens(shape) for shape, _ in calibration)),
+            flops_adapt_paper=prices.adapt_by_paper(sum(map(_tokens, steps)))
+            + prices.predict_by_paper(sum(contexts.values()) + sum(_tokens(shape) for shape, _ in calibration)),
             flops_predict=total(self._after, singles) / predictions,
-            flops_predict_paper=self._paper(paper.predict, sum(_tokens(shape) for shape, _ in singles) / predictions),
-            memory_adapt=self._train_memory(_largest(steps)) if steps else None,
+            flops_predict_paper=prices.predict_by_paper(sum(_tokens(shape) for shape, _ in singles) / predictions),
+            memory_adapt=prices.train_memory(_largest(steps)) if steps else None,
             memory_predict=self._memory(singles),
             kv_cache=self._kv_cache(adaptation, _most_held(readings)),
             flops_predict_merged=(
-                total(self._merged_prices.predict, [shape for shape, _ in singles]) / predictions
-                if self._merged_prices
-                else None
+                total(prices.merged.predict, [shape for shape, _ in singles]) / predictions if prices.merged else None
             ),
         )
 
@@ -99,18 +88,15 @@ class CostLedger:
         """The peak of the longest prompt; with keys and values held where they have been read already."""
         largest = _largest([shape for shape, _ in singles])
         longest = max(already_read for _, already_read in singles)
-        return self._cached_memory(largest, longest) if longest else self._predict_memory(largest)
+        return self._prices.predict_memory(largest, longest)
 
     def _sizes(self, reading: Reading) -> tuple[Shape, int]:
         """What a reading reads, and how many tokens before it have been read already."""
-        shape = self._run.task.shape_of([reading.encoded])
+        shape = self._task.shape_of([reading.encoded])
         return replace(shape, source=shape.source - reading.already_read), reading.already_read
 
     def _after(self, reading: tuple[Shape, int]) -> int:
         return self._prices.predict_after(*reading)
-
-    def _paper(self, formula: Callable[[int, bool, float], float], tokens: float) -> float:
-        return formula(self._total_parameters, self._is_encoder_decoder, tokens)
 
     def _kv_cache(self, adaptation: Adaptation, tokens: int) -> int | None:
         """What sharing the demonstrations' keys and values would keep; a bidirectional encoder cannot share them."""

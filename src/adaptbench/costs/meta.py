@@ -30,11 +30,13 @@ class MetaRun:
 
     adaptation: Adaptation
     recipe: RecipeConfig
+    source: Backbone  # as it was before the method prepared it
+    method: Method | None = None  # None: merged into the weights
 
     @classmethod
     def of(cls, method: Method, backbone: Backbone, recipe: RecipeConfig, task: TaskType | None = None) -> "MetaRun":
         """One run of a method on a model, asked a kind of task (rank classification unless given)."""
-        return cls(method.prepare_to_count(backbone).to_task(task or Choices()), recipe)
+        return cls(method.prepare_to_count(backbone).to_task(task or Choices()), recipe, backbone, method)
 
     @property
     def task(self) -> TaskType:
@@ -44,22 +46,28 @@ class MetaRun:
         """A batch of this shape."""
         return self.task.batch_of_shape(shape, self.adaptation.backbone.device)
 
-    def merged(self, method: Method) -> "MetaRun | None":
+    def merged(self) -> "MetaRun | None":
         """The same run with what it learned folded into the weights, where the method can."""
-        if not method.merges:
+        if self.method is None or not self.method.merges:
             return None
-        return MetaRun(Adaptation(method.merge(self.adaptation), [0], task=self.task), self.recipe)
+        backbone = self.method.merge(self.adaptation)
+        return MetaRun(Adaptation(backbone, [0], task=self.task), self.recipe, backbone)
 
     def predict(self, shape: Shape, size: PassSize = WHOLE) -> Tensor:
         """Score the choices of a batch of this shape: in one pass, whatever its logits take, or in such slices."""
-        served, backbone = self.adaptation.folded(), self.adaptation.backbone
+        with self.serving() as backbone:
+            return self.task.predict(backbone, self.batch(shape), size)
+
+    @contextmanager
+    def serving(self) -> Iterator[Backbone]:
+        """Inside, the model computes as for a prediction: adapted, without gradients, attention as plain products."""
         with (
             torch.inference_mode(),
             _frozen(self.adaptation.parameters),
             sdpa_kernel(SDPBackend.MATH),
-            served.attached(),
+            self.adaptation.folded().attached(),
         ):
-            return self.task.predict(backbone, self.batch(shape), size)
+            yield self.adaptation.backbone
 
     def forward_backward(self, shape: Shape, size: PassSize = WHOLE) -> None:
         """The loss of a batch of this shape and its gradients, in the same way."""

@@ -4,16 +4,14 @@
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from adaptbench.costs import paper
-from adaptbench.costs.cached import CachedFlops, cached_flops, cached_memory
-from adaptbench.costs.depth import Counts, count_by_depth
-from adaptbench.costs.flops import count
 from adaptbench.costs.lengths import Lengths
-from adaptbench.costs.memory import Memory, kv_cache_bytes, predict_memory, train_memory
-from adaptbench.costs.meta import MetaRun, no_gradients_left
+from adaptbench.costs.memory import Memory, kv_cache_bytes
+from adaptbench.costs.meta import MetaRun
+from adaptbench.costs.pricer import Pricer
 from adaptbench.costs.storage import stored_bytes
 from adaptbench.data.batching import Shape
 from adaptbench.methods.base import Method
@@ -89,6 +87,10 @@ class Cell:
         return MetaRun.of(self.method, self.backbone, self.recipe)
 
     @cached_property
+    def prices(self) -> Pricer:
+        return Pricer(self.run, exact=True)
+
+    @cached_property
     def plan(self) -> ReadingPlan:
         return self.method.plan(self.shots)
 
@@ -149,14 +151,12 @@ class Cell:
 def spent(cell: Cell) -> Spent:
     """The FLOPs of a cell, counted and by formula."""
     lengths, context, steps = cell.lengths, cell.context, cell.steps
-    total, two_halves = cell.backbone.parameters_total, cell.backbone.is_encoder_decoder
-    rows, trainable = cell.recipe.batch_size, cell.run.adaptation.trainable
-
-    def formula(tokens: int) -> float:
-        return paper.predict(total, two_halves, tokens)
-
-    _, step, search, each, read, each_after = count_by_depth(
-        cell.backbone, trainable, lambda backbone: _counts(replace(cell, backbone=backbone))
+    rows, trainable, prices = cell.recipe.batch_size, cell.run.adaptation.trainable, cell.prices
+    step = prices.train(cell.batch()) if steps else 0
+    search = prices.train(lengths.shape(1)) if steps and cell.searched else 0
+    each, formula = prices.predict(cell.shape(context)), prices.predict_by_paper
+    read, each_after = (
+        (prices.read_once(context), prices.predict_after(cell.shape(), context)) if cell.shares else (0, 0)
     )
     passes, contexts = cell.passes, cell.plan.contexts
     every = Flops(passes * each, passes * formula(context + cell.tokens))  # the demonstrations read in every prediction
@@ -172,7 +172,7 @@ def spent(cell: Cell) -> Spent:
         batch_size=rows if steps else 0,
         adapt=Flops(
             steps * step + cell.searched * search,
-            paper.adapt(total, two_halves, (steps * rows + cell.searched) * (lengths.prompt + cell.virtual)),
+            prices.adapt_by_paper((steps * rows + cell.searched) * (lengths.prompt + cell.virtual)),
         )
         + predict * cell.plan.content_free
         + (once if cell.plan.shared and once else Flops(0, 0)),
@@ -182,29 +182,16 @@ def spent(cell: Cell) -> Spent:
     )
 
 
-def _counts(cell: Cell) -> Counts:
-    """Trainable parameters; FLOPs of a step, of one in the search before, of a pass, of reading, of a pass after it."""
-    run, step, search, cached = cell.run, 0, 0, CachedFlops(0, 0)
-    if cell.steps:
-        with no_gradients_left(run):
-            step = count(lambda: run.forward_backward(cell.batch()))
-            search = count(lambda: run.forward_backward(cell.lengths.shape(1))) if cell.searched else 0
-    if cell.shares:
-        cached = cached_flops(run, cell.shape(), cell.context)
-    each = count(lambda: run.predict(cell.shape(cell.context)))
-    return run.adaptation.trainable, step, search, each, cached.once, cached.predict
-
-
 def quote(cell: Cell) -> Quote:
     """The whole bill of a cell."""
-    run, lengths, context, backbone = cell.run, cell.lengths, cell.context, cell.backbone
-    after = cached_memory(run, cell.shape(), context) if cell.shares else None
+    run, lengths, context, backbone, prices = cell.run, cell.lengths, cell.context, cell.backbone, cell.prices
+    after = prices.predict_memory(cell.shape(), context) if cell.shares else None
     return Quote(
         spent=spent(cell),
         lengths=lengths,
         parameters=backbone.parameters_total,
-        memory_adapt=train_memory(run, cell.batch()) if cell.steps else None,
-        memory_predict=after if after and cell.plan.shared else predict_memory(run, cell.shape(context)),
+        memory_adapt=prices.train_memory(cell.batch()) if cell.steps else None,
+        memory_predict=after if after and cell.plan.shared else prices.predict_memory(cell.shape(context)),
         memory_after=after,
         kv_cache_bytes=kv_cache_bytes(backbone.anatomy, cell.plan.contexts * context, backbone.dtype)
         if cell.shares

@@ -23,6 +23,8 @@ def per_run(tensor: Tensor, runs: int) -> Tensor:
 
 
 def _apply(piece: nn.Module, runs: int, tensor: Tensor) -> Tensor:
+    if len(tensor) == 1 < runs:  # read once for all rows (DeBERTa's relative positions): from here on once for each run
+        tensor = tensor.expand(runs, *tensor.shape[1:])
     result = piece(per_run(tensor, runs))
     return result.reshape(*tensor.shape[:-1], result.shape[-1])
 

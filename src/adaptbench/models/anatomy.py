@@ -12,12 +12,13 @@ from torch import nn
 
 from adaptbench.errors import InputError
 from adaptbench.models.architectures.bart import bart
-from adaptbench.models.architectures.bert import bert
+from adaptbench.models.architectures.bert import bert, deberta
 from adaptbench.models.architectures.falcon import bloom, falcon
 from adaptbench.models.architectures.gpt import gpt2, gpt_neox, opt
 from adaptbench.models.architectures.llama import llama
 from adaptbench.models.architectures.parts import Parts
 from adaptbench.models.architectures.t5 import t5
+from adaptbench.models.disentangled import taken_over
 from adaptbench.models.sites import (
     ROLES,
     Anatomy,
@@ -88,7 +89,7 @@ def anatomy_of(model: nn.Module, named: str = "this model") -> Anatomy:
         attentions=tuple(part for part in parts if isinstance(part, AttentionSite)),
         norms=tuple(part for part in parts if isinstance(part, NormSite)),
         embeddings=tuple(part for part in parts if isinstance(part, EmbeddingSite)),
-        takes_prefixes=architecture.calls_attention_function,
+        takes_prefixes=architecture.calls_attention_function or taken_over(model),
         model_type=config.model_type,
     )
 
@@ -143,5 +144,6 @@ ARCHITECTURES: dict[str, Architecture] = {  # by `model_type` in config.json
     "falcon": Architecture("Falcon", falcon, packs=lambda config: not config.alibi, calls_attention_function=False),
     "bert": Architecture("BERT", bert),
     "roberta": Architecture("RoBERTa", bert),
+    "deberta-v2": Architecture("DeBERTa-v2 and v3", deberta, packs=_never, calls_attention_function=False),
 }
-ENCODERS_ONLY = ("bert", "roberta")  # no language model head that reads left to right
+ENCODERS_ONLY = ("bert", "roberta", "deberta-v2")  # no language model head that reads left to right

@@ -28,11 +28,19 @@ from adaptbench.models.backbone import (
     resolve_path,
 )
 from adaptbench.models.checks import check_length, check_precision, positions
+from adaptbench.models.disentangled import take_over
 from adaptbench.models.identity import content_id
 from adaptbench.schema import ModelConfig
 
 FIRST, MEAN, LAST = "first", "mean", "last"
-POOLING = {"bert": FIRST, "roberta": FIRST, "t5": MEAN, "mt5": MEAN, "umt5": MEAN}  # by model_type; decoders: last
+POOLING = {
+    "bert": FIRST,
+    "roberta": FIRST,
+    "deberta-v2": FIRST,
+    "t5": MEAN,
+    "mt5": MEAN,
+    "umt5": MEAN,
+}  # by model_type; decoders: last
 COUNTED_FROM_PADDING = ("roberta",)  # positions begin after the padding token's id, so there are fewer of them
 
 
@@ -74,7 +82,7 @@ def pooling_of(config: Any, named: str = "this model") -> str:
         InputError: a model without parts known here, or one half of an encoder-decoder that reads no text alone.
     """
     kind = config.model_type
-    if kind in POOLING and not (POOLING[kind] == FIRST and config.is_decoder):
+    if kind in POOLING and not (POOLING[kind] == FIRST and getattr(config, "is_decoder", False)):
         return POOLING[kind]
     if kind in POOLING:
         raise InputError(
@@ -135,6 +143,7 @@ def load_encoder(
         _Complete(_auto(config)), path, config, dtype, pinned, **place, **_options(config)
     )
     model.config.is_encoder_decoder = False  # UMT5 leaves it true for its encoder
+    take_over(model)
     limit = _positions(config, own_limit(config, tokenizer))
     if max_length and positions(config) and max_length > limit:
         raise InputError(f"model.max_length={max_length}: this {config.model_type} has {limit} positions")
@@ -251,13 +260,14 @@ class _Complete:
 
 def _options(config: Any) -> dict[str, Any]:
     """BERT's pooler is a head of its own, and a new head brings another."""
-    return {"add_pooling_layer": False} if POOLING.get(config.model_type) == FIRST else {}
+    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
 
 
 def _without_storage(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     config = copy.deepcopy(config)
     model = from_config(config, dtype, _auto(config), **_options(config))
     model.config.is_encoder_decoder = False
+    take_over(model)
     return model
 
 

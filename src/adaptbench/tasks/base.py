@@ -63,6 +63,11 @@ class TaskType:
     losses: ClassVar[tuple[str, ...]] = ()  # those of a recipe that it can be trained by; empty: one of its own
     language_model: ClassVar[bool] = True  # or an encoder without the head of one
     answer_field: ClassVar[str] = "label"  # of a row
+    # (source, choices, target) of shapes whose counts determine the price of any: a quadratic in two lengths.
+    probes: ClassVar[tuple[tuple[int, int, int], ...]] = (
+        *((4, 2, 2), (8, 2, 2), (16, 2, 2)),
+        *((4, 3, 4), (8, 3, 4), (4, 4, 7)),
+    )
     ranks_choices: ClassVar[bool] = False  # knows a probability of each choice, by which contexts can be combined
 
     @classmethod

@@ -9,12 +9,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from adaptbench.data.batching import Batch
@@ -37,13 +36,14 @@ def prepare(backbone: Backbone, batch: Batch, beams: int) -> Prepared:
     read = decoder_start(backbone, rows, device) if backbone.is_encoder_decoder else batch.source
     if not caches(backbone):
         mask = torch.ones_like(read) if backbone.is_encoder_decoder else batch.source_mask.long()
-        return Prepared(_WholePasses(backbone, batch, beams), {"input_ids": read, "attention_mask": mask}, read)
+        whole = WholePasses(backbone, batch.source, batch.source_mask, beams)
+        return Prepared(whole, {"input_ids": read, "attention_mask": mask}, read)
     model = base_of(backbone)
     if backbone.is_encoder_decoder:
-        source, seen = padded_on_the_right(batch)
+        source, seen = padded_on_the_right(batch.source, batch.source_mask)
         states = encoder_states(backbone, source, seen)
         encoded = {"encoder_outputs": states, "attention_mask": seen.long(), "decoder_input_ids": read}
-        return Prepared(model, encoded, read)
+        return Prepared(model, {**encoded, "past_key_values": empty_cache(backbone)}, read)
     before = batch.source_mask.new_ones(rows, batch.already_read)
     inputs: dict[str, Any] = {"input_ids": read, "attention_mask": torch.cat([before, batch.source_mask], dim=1).long()}
     if batch.already_read:
@@ -75,9 +75,8 @@ def reads_padding(backbone: Backbone, batch: Batch) -> bool:
         return True
     if not backbone.has_anatomy:
         return False
-    return not batch.already_read or not any(
-        getattr(layer, "is_sliding", False) for layer in _empty_cache(backbone).layers
-    )
+    layers = empty_cache(backbone).layers if batch.already_read else []
+    return not any(getattr(layer, "is_sliding", False) for layer in layers)
 
 
 def decoder_limit(backbone: Backbone) -> int | None:
@@ -93,11 +92,10 @@ def decoder_start(backbone: Backbone, rows: int, device: torch.device) -> Tensor
     return torch.tensor(ids, device=device).expand(rows, -1)
 
 
-def padded_on_the_right(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(N, S) ids of the sources and where a token is."""
-    tokens = batch.source_mask.sum(1)
-    places = torch.arange(batch.source.shape[1], device=batch.source.device)
-    return to_the_left(batch.source, tokens), places < tokens[:, None]
+def padded_on_the_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, S) ids that are padded on the left, and where a token is: the same padded on the right."""
+    tokens = mask.sum(1)
+    return to_the_left(ids, tokens), torch.arange(ids.shape[1], device=ids.device) < tokens[:, None]
 
 
 class _EncoderDone(Exception):
@@ -127,15 +125,21 @@ def encoder_states(backbone: Backbone, source: Tensor, seen: Tensor) -> BaseMode
     raise RuntimeError("the encoder did not run")
 
 
-def _filled_cache(backbone: Backbone, rows: int) -> DynamicCache:
+def _filled_cache(backbone: Backbone, rows: int) -> DynamicCache | EncoderDecoderCache:
     """A cache in which every row has the keys and values that all share (`scoring/shared_context.py`)."""
-    cache = _empty_cache(backbone)
+    cache = empty_cache(backbone)
     for layer, site in enumerate(backbone.anatomy.attentions):
         cache.update(*PREFIXES[backbone.model.get_submodule(site.path)](rows), layer)
     return cache
 
 
-def _empty_cache(backbone: Backbone) -> DynamicCache:
+def empty_cache(backbone: Backbone) -> DynamicCache | EncoderDecoderCache:
+    """For keys and values of the decoder's tokens, no more than a layer's window, and of the encoder's.
+
+    An encoder-decoder's grow as layers come: given its configuration, transformers counts the encoder's layers (5.23).
+    """
+    if backbone.is_encoder_decoder:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
     return DynamicCache(config=backbone.model.config.get_text_config(decoder=True))
 
 
@@ -152,27 +156,25 @@ def held_in_cache_only(backbone: Backbone) -> Iterator[None]:
         PREFIXES.update(held)
 
 
-class _WholePasses(PreTrainedModel, GenerationMixin):
+class WholePasses(PreTrainedModel, GenerationMixin):
     """A decoder without a cache, as `generate` knows them, around a model that reads a whole row in every pass."""
 
     config_class = PreTrainedConfig
 
-    def __init__(self, backbone: Backbone, batch: Batch, beams: int):
+    def __init__(self, backbone: Backbone, source: Tensor, source_mask: Tensor, beams: int):
         super().__init__(PreTrainedConfig())
         self.model = backbone.model
         self.backbone = backbone
-        source, mask = (tensor.repeat_interleave(beams, 0) for tensor in (batch.source, batch.source_mask))
-        self.batch = replace(batch, source=source, source_mask=mask)
+        self.source, self.source_mask = (part.repeat_interleave(beams, 0) for part in (source, source_mask))
 
     def forward(self, input_ids: Tensor, **_: Any) -> CausalLMOutput:  # (N * beams, T) -> logits (N * beams, 1, V)
-        backbone, batch = self.backbone, self.batch
+        backbone = self.backbone
         if backbone.is_encoder_decoder:
-            source, seen = padded_on_the_right(batch)
+            source, seen = padded_on_the_right(self.source, self.source_mask)
             mask = plain_mask(seen, backbone)
             read = backbone.model(input_ids=source, attention_mask=mask, decoder_input_ids=input_ids, use_cache=False)
             return CausalLMOutput(logits=read.logits[:, -1:])
-        new = batch.source_mask.new_ones(len(input_ids), input_ids.shape[1] - batch.source.shape[1])
-        whole = replace(batch, source=input_ids, source_mask=torch.cat([batch.source_mask, new], dim=1))
-        ids, seen = padded_on_the_right(whole)
+        new = self.source_mask.new_ones(len(input_ids), input_ids.shape[1] - self.source.shape[1])
+        ids, seen = padded_on_the_right(input_ids, torch.cat([self.source_mask, new], dim=1))
         last = seen.sum(1, keepdim=True) - 1
         return CausalLMOutput(logits=logits_at(backbone, ids, plain_mask(seen, backbone), last))
