@@ -58,7 +58,7 @@ def predictions(folder: Path, record: dict[str, Any]) -> pd.DataFrame:
 
 def predicted(scores: pd.DataFrame, norm: str) -> pd.Series:
     """Row -> predicted choice, in the table's order. Templates vote with their mean score."""
-    values = pd.Series(normalised(dict(scores.items()), norm), index=scores.index)
+    values = pd.Series(normalised({str(name): column for name, column in scores.items()}, norm), index=scores.index)
     per_choice = values.groupby([scores.uid, scores.choice], sort=False).mean().unstack()
     return per_choice.loc[scores.uid.unique()].idxmax(axis=1)
 

@@ -26,7 +26,7 @@ from adaptbench.schema import (
     RecipeConfig,
     TrackingConfig,
 )
-from adaptbench.tasks import task_type
+from adaptbench.tasks import TaskType, task_type
 
 
 def register_schemas() -> None:
@@ -60,22 +60,43 @@ def resolve(composed: DictConfig) -> Config:
     config.dataset.labels = label_mapping(config.dataset.labels)
     _check(config)
     task = task_type(config.dataset)
+    _fit_metric(config, task)
+    config.method.check()
+    if not task.demonstrates and getattr(config.method, "steps", None) is None:
+        raise InputError(
+            f"method={config.method.name}: dataset.task={task.kind} is answered by a head that has to be trained, "
+            "expected a method that trains"
+        )
+    _fit_losses(config, task)
+    return config
+
+
+def _fit_metric(config: Config, task: TaskType) -> None:
+    """The data set's own metric, which must judge the task's answers, or their first."""
     if config.dataset.metric is None:
         config.dataset.metric = metrics_for(task.answers)[0].name
     elif get(config.dataset.metric).answers != task.answers:
-        known = tuple(metric.name for metric in metrics_for(task.answers))
-        _expect("dataset.metric", config.dataset.metric, known)
-    config.method.check()
+        _expect("dataset.metric", config.dataset.metric, tuple(metric.name for metric in metrics_for(task.answers)))
+
+
+def _fit_losses(config: Config, task: TaskType) -> None:
+    """The losses of recipe and method that the task can be trained by and the data set does not leave out."""
     for loss in config.dataset.without_losses:
         _expect("dataset.without_losses", loss, LOSSES)
-    config.recipe.losses = [loss for loss in config.recipe.losses if loss not in config.dataset.without_losses]
-    own = getattr(config.method, "losses", None)
-    if own is not None and config.dataset.without_losses:
-        own = [loss for loss in own if loss not in config.dataset.without_losses]
-        config.method = replace(config.method, losses=own)  # type: ignore[call-arg]
-    if not config.recipe.losses or own == []:
-        raise InputError(f"dataset.without_losses={config.dataset.without_losses}: leaves the recipe without a loss")
-    return config
+
+    def fit(names: list[str]) -> list[str]:
+        kept = [name for name in names if name in (task.losses or names)]
+        if not kept:
+            raise InputError(f"recipe.losses={names}: dataset.task={task.kind} is trained by {', '.join(task.losses)}")
+        kept = [name for name in kept if name not in config.dataset.without_losses]
+        if not kept:
+            left_out = config.dataset.without_losses
+            raise InputError(f"dataset.without_losses={left_out}: leaves the recipe without a loss")
+        return kept
+
+    config.recipe.losses = fit(config.recipe.losses)
+    if (own := getattr(config.method, "losses", None)) is not None:
+        config.method = replace(config.method, losses=fit(own))  # type: ignore[call-arg]
 
 
 def _check(config: Config) -> None:

@@ -21,7 +21,6 @@ from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
-from adaptbench.models.backbone import load
 from adaptbench.preflight import check_output, preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.schema import Config
@@ -135,7 +134,7 @@ def _attempt(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
 def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
     """Adapt, evaluate, bill and record some runs in one pass."""
     config, started = cell.config, now()
-    backbone = load(config.model, config.device)
+    backbone = cell.task.type.load(config.model, config.device)
     few_shot_sets = [cell.few_shot_sets[run] for run in group]
 
     begun = time.perf_counter()
@@ -161,7 +160,7 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
         if failure:
             store.write_failure(cell.run_ids[run], _identity(cell, run), failure)
             continue
-        bill = ledger.bill(adaptation, index, read[index])
+        bill = ledger.bill(adaptation, index, read[index], answers[index])
         truncated = len({reading.prompt for reading in read[index] if reading.encoded.truncated})
         values = _record(cell, run, adaptation, index, answers[index], bill, truncated)
         values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)

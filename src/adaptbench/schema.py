@@ -40,6 +40,24 @@ class ModelConfig:
 
 
 @dataclass
+class DecodingConfig:
+    """How answers of a generation task are found."""
+
+    beams: int = 1
+    """1: greedy."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+    length_penalty: float = 1.0
+    """Of beams: log-probabilities are divided by (number of tokens) ** this."""
+    stop: list[str] = field(default_factory=lambda: ["\n\n"])
+    """Texts that end an answer: what begins with one of them is cut off."""
+    source_language: str | None = None
+    """As the tokenizer calls it, in models that mark languages (mBART, M2M-100, NLLB)."""
+    target_language: str | None = None
+    """Likewise; its token begins every answer."""
+
+
+@dataclass
 class DatasetConfig:
     """A task. `source` says what the other fields mean: microworld, files (paths) or hub (split names)."""
 
@@ -63,6 +81,15 @@ class DatasetConfig:
     shots: int | None = None
     task: str = "choices"
     """What kind of task it is (`tasks/`): how it is asked, trained and answered."""
+    classes: int | None = None
+    """Classes of a classification task; null: as many as `labels` declares."""
+    regression: bool = False
+    """Of a classification task: labels are numbers, and one is predicted."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    stride: int = 128
+    """Tokens that neighbouring windows of a long context share, in a task of spans."""
+    max_answer_tokens: int = 30
+    """Longest answer of a task of spans."""
     metric: str | None = None
     """What its score is (`metrics/`); null: the first that judges this kind of answer. Records keep all of them."""
     columns: dict[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from adaptbench.costs.decode import decode_cache_bytes, decode_flops, decode_memory
 from adaptbench.costs.flops import count
-from adaptbench.costs.memory import kv_cache_bytes
+from adaptbench.costs.memory import PeakTracker, kv_cache_bytes
 from adaptbench.costs.meta import MetaRun
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.methods import METHODS
@@ -196,6 +196,18 @@ def test_the_last_step_of_a_long_answer_holds_its_cache_at_the_peak(backbones, a
         assert cache - layer < memory.kv_cache < cache + 2 * layer
     assert long.weights == short.weights >= run.adaptation.backbone.model.num_parameters() * BYTES
     assert long.peak > short.peak
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_a_real_answer_holds_what_is_priced_and_the_scores_of_its_search(backbones, architecture, beams):
+    backbone, shape = backbones[architecture], Shape(2, 5, 1, 1)
+    adaptation = METHODS["zero_shot"]().prepare(backbone, (1,))
+    with PeakTracker([*backbone.model.parameters(), *backbone.model.buffers()]) as tracker:
+        decoded(adaptation, shape, beams)
+    scores = shape.rows * beams * backbone.model.config.vocab_size * BYTES
+    priced = decode_memory(run_of(backbone), shape, PRODUCED, beams).peak
+    assert priced < tracker.peak < priced + 12 * scores
 
 
 def test_a_short_answer_to_a_long_prompt_peaks_while_the_prompt_is_read(backbones):

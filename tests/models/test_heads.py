@@ -20,7 +20,7 @@ from adaptbench.models.encoders import hidden_states, pooled
 from adaptbench.models.heads import INIT_SCALE, ClassificationHead, SpanHead, dropout_of, start_head
 from adaptbench.training.optim import AdamW, RunOptimizer
 from tests.methods.roster import VARIANTS
-from tests.models.bare import rows_of
+from tests.models.bare import DEBERTA, rows_of
 
 SEEDS = (3, 11, 7)
 CLASSES = 3
@@ -83,8 +83,9 @@ def test_span_scores_equal_those_of_transformers_for_the_same_weights(exact, nam
     with torch.no_grad():
         ours = head(hidden_states(encoder, source, mask, types).flatten(0, 1)[None]).view(*source.shape, 2)
         theirs = own(input_ids=source, attention_mask=mask.long(), **kinds)
-    assert (ours[..., 0] - theirs.start_logits)[mask].abs().max() < 1e-10
-    assert (ours[..., 1] - theirs.end_logits)[mask].abs().max() < 1e-10
+    tolerance = 1e-7 if name in DEBERTA else 1e-10  # the library computes DeBERTa's scale in single precision
+    assert (ours[..., 0] - theirs.start_logits)[mask].abs().max() < tolerance
+    assert (ours[..., 1] - theirs.end_logits)[mask].abs().max() < tolerance
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])

@@ -311,6 +311,16 @@ def test_tokens_that_a_model_says_are_never_answers_stay_out(lively):
         assert first not in {token for answer in found for token in answer}
 
 
+def test_a_decoder_may_be_deeper_than_its_encoder(tmp_path):
+    """There transformers' own cache lacks layers (5.23)."""
+    tokenizer = bpe_tokenizer([WORDS] * 4, end_of_sequence=True)
+    config = config_of("t5", len(tokenizer), num_decoder_layers=3, tie_word_embeddings=False)
+    backbone = load_backbone.__wrapped__("deep", str(save_tiny(config, tokenizer, tmp_path)), device="cpu")
+    rows = rows_of(backbone)
+    expected = [by_argmax(backbone, row, end_ids(backbone)) for row in rows]
+    assert decode(backbone, batch_of(rows), Decoding(1, LIMIT)) == expected
+
+
 @pytest.mark.parametrize("name", ["t5", "llama"])
 def test_half_precision_gives_what_generate_makes_of_it(lively, name):
     backbone, _ = lively(name)

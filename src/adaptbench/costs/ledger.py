@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from adaptbench.costs.memory import Memory, kv_cache_bytes
 from adaptbench.costs.meta import MetaRun
@@ -49,7 +50,9 @@ class CostLedger:
         self._task, self._is_encoder_decoder = run.task, backbone.is_encoder_decoder
         self._prices = Pricer(run)
 
-    def bill(self, adaptation: Adaptation, run: int, readings: Sequence[Reading]) -> Bill:
+    def bill(
+        self, adaptation: Adaptation, run: int, readings: Sequence[Reading], answers: Sequence[Any] | None = None
+    ) -> Bill:
         """The bill of one run, as if it had run alone: by its own batches, padded to its own longest rows.
 
         FLOPs are those of batches and prompts read in one pass each, whatever `model.logits_limit` made of them: the
@@ -57,6 +60,9 @@ class CostLedger:
 
         A prediction pays for every reading of its prompt. What all predictions share (contexts whose keys and values
         are kept, content-free inputs) is read once: that is part of the cost to adapt.
+
+        Args:
+            answers: to the prompts, where their own length costs something.
         """
         prices, steps = self._prices, adaptation.log.shapes[run] if adaptation.log.shapes else []
         free = {
@@ -64,7 +70,7 @@ class CostLedger:
             for reading in readings
             if reading.content_free
         }
-        singles = [self._sizes(reading) for reading in readings if not reading.content_free]
+        singles = [self._sizes(reading, answers) for reading in readings if not reading.content_free]
         calibration = [self._sizes(reading) for reading in free.values()]
         contexts = {reading.context: reading.context_tokens for reading in readings if reading.shared}
         predictions = len({reading.prompt for reading in readings})
@@ -90,9 +96,10 @@ class CostLedger:
         longest = max(already_read for _, already_read in singles)
         return self._prices.predict_memory(largest, longest)
 
-    def _sizes(self, reading: Reading) -> tuple[Shape, int]:
+    def _sizes(self, reading: Reading, answers: Sequence[Any] | None = None) -> tuple[Shape, int]:
         """What a reading reads, and how many tokens before it have been read already."""
-        shape = self._task.shape_of([reading.encoded])
+        answer = answers[reading.prompt] if answers is not None else None
+        shape = self._task.read_shape(reading.encoded, answer)
         return replace(shape, source=shape.source - reading.already_read), reading.already_read
 
     def _after(self, reading: tuple[Shape, int]) -> int:

@@ -71,7 +71,7 @@ class MetaRun:
 
     def forward_backward(self, shape: Shape, size: PassSize = WHOLE) -> None:
         """The loss of a batch of this shape and its gradients, in the same way."""
-        with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone.model):
+        with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone):
             batch = self.batch(shape)
             output = self.task.forward(self.adaptation.backbone, batch, size)
             losses = self.task.run_losses(self.recipe.losses, output, batch, runs=1)
@@ -100,13 +100,13 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
+def _training(backbone: Backbone) -> Iterator[None]:
     """As a real step runs: dropout keeps a mask and a result of its own."""
-    model.train()
+    backbone.train()
     try:
         yield
     finally:
-        model.eval()
+        backbone.train(False)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 
 from adaptbench.costs import paper
 from adaptbench.costs.cached import CachedFlops, cached_flops, cached_memory
+from adaptbench.costs.decode import decode_flops, decode_memory
 from adaptbench.costs.depth import on_line, shallow
 from adaptbench.costs.flops import count
 from adaptbench.costs.memory import Memory, predict_memory, train_memory
@@ -42,6 +43,7 @@ class Pricer:
         self._counted = lru_cache(maxsize=None)(self._count)
         self._cached = lru_cache(maxsize=None)(self._count_cached)
         self.train_memory: Callable[[Shape], Memory] = lru_cache(maxsize=None)(partial(train_memory, run))
+        self._decoded = lru_cache(maxsize=None)(self._count_decoded)
         self._predict_memory = lru_cache(maxsize=None)(partial(predict_memory, run))
         self._cached_memory = lru_cache(maxsize=None)(partial(cached_memory, run))
 
@@ -57,7 +59,9 @@ class Pricer:
         return None if run is None else Pricer(run, self._by_itself)
 
     def predict(self, shape: Shape) -> int:
-        """FLOPs of answering a batch of this shape."""
+        """FLOPs of answering a batch of this shape; where answers are decoded, of `shape.target` tokens each."""
+        if self._run.task.beams is not None:
+            return self._decoded(shape, 0)
         return self._price("predict", shape)
 
     def train(self, shape: Shape) -> int:
@@ -75,6 +79,8 @@ class Pricer:
 
         Every own token attends to all held ones: the polynomial's price of attention is that of one token for one.
         """
+        if self._run.task.beams is not None:
+            return self._decoded(shape, context)
         if self._by_itself and context:
             return self._cached(shape, context).predict
         attention = self._coefficients("predict", shape.rows)[SQUARED_SOURCE] if context else 0
@@ -83,6 +89,8 @@ class Pricer:
 
     def predict_memory(self, shape: Shape, already_read: int = 0) -> Memory:
         """The peak of answering a batch, with the keys and values of so many tokens held."""
+        if (beams := self._run.task.beams) is not None:
+            return decode_memory(self._run, shape, shape.target, beams, already_read)
         return self._cached_memory(shape, already_read) if already_read else self._predict_memory(shape)
 
     def by_paper(self, formula: Callable[[float, bool, float], float], tokens: float) -> float:
@@ -97,7 +105,7 @@ class Pricer:
         return self.by_paper(paper.predict, tokens)
 
     def _price(self, kind: str, shape: Shape) -> int:
-        if self._by_itself or not self.backbone.packs_choices:  # else the prompt is read once per choice
+        if self._by_itself or not self._run.task.has_polynomial(self.backbone):
             return self._counted(kind, shape)
         powers = _powers(shape.source, self._choice_tokens(shape))
         return round(np.dot(self._coefficients(kind, shape.rows), powers))  # counts are whole numbers
@@ -143,6 +151,10 @@ class Pricer:
                 return count(lambda: step(shape))
 
         return self._whole(flops)
+
+    def _count_decoded(self, shape: Shape, already_read: int) -> int:
+        beams = self._run.task.beams or 1
+        return self._whole(lambda run: decode_flops(run, shape, shape.target, beams=beams, already_read=already_read))
 
     def _count_cached(self, shape: Shape, context: int) -> CachedFlops:
         return CachedFlops(

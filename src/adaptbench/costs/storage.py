@@ -19,8 +19,12 @@ def stored_bytes(method: Method, adaptation: Adaptation, context: int) -> int:
         own = NPY_HEADER + 4 * context
     elif tensors:
         own = safetensors_bytes(tensors, metadata)
+    elif adaptation.backbone.head is not None:
+        own = 0
     else:
         return 0
+    head = adaptation.backbone.head
+    own += safetensors_bytes(head.state_of(0)) if head is not None else 0
     return own + len(method.settings(adaptation).encode())
 
 

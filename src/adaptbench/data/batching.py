@@ -62,15 +62,29 @@ def encode(backbone: Backbone, prompt: Prompt, context: str = "") -> Encoded:
         InputError: the prompt does not fit the model, or two of its choices are the same to the tokenizer.
     """
     where = f"template {prompt.template!r}, row {prompt.uid!r}"
-    source, choices = _tokens(backbone, context + prompt.input, prompt)
+    source, choices = tokens(backbone, context + prompt.input, prompt.choices, prompt.delimiter)
     for index, ids in enumerate(choices):
         if not source or not ids:
             raise InputError(f"{where}: the tokenizer returns no tokens")
         if ids in choices[:index]:
             same = prompt.choices[choices.index(ids)], prompt.choices[index]
             raise InputError(f"{where}: the choices {same[0]!r} and {same[1]!r} are the same tokens to this model")
+    kept, over = fitted(backbone, source, max(map(len, choices)), context, where)
+    return Encoded(prompt, kept, tuple(choices), over)
+
+
+def fitted(backbone: Backbone, source: Ids, answer: int, context: str, where: str) -> tuple[Ids, int]:
+    """A source with the method's virtual tokens before it, and how many of its tokens did not fit.
+
+    Args:
+        answer: tokens that a decoder-only model has to have room for after it.
+        context: text that the source begins with and that stays whole.
+
+    Raises:
+        InputError: it does not fit the model.
+    """
     virtual = range(-1, -1 - backbone.virtual_tokens, -1)
-    length = len(virtual) + len(source) + (0 if backbone.is_encoder_decoder else max(map(len, choices)))
+    length = len(virtual) + len(source) + (0 if backbone.is_encoder_decoder else answer)
     over = max(0, length - backbone.max_length)
     fixed = context_length(backbone, context, source) if over else 0
     if over and (backbone.overlong == "refuse" or over >= len(source) - fixed - 1):
@@ -78,16 +92,15 @@ def encode(backbone: Backbone, prompt: Prompt, context: str = "") -> Encoded:
             f"{where}: {length} tokens do not fit model.max_length={backbone.max_length}"
             + (" (model.overlong=truncate shortens the input)" if backbone.overlong == "refuse" else "")
         )
-    kept = (*source[:fixed], *_shortened(source[fixed:], over, backbone))
-    return Encoded(prompt, (*virtual, *kept), tuple(choices), over)
+    return (*virtual, *source[:fixed], *_shortened(source[fixed:], over, backbone)), over
 
 
-def _tokens(backbone: Backbone, text: str, prompt: Prompt) -> tuple[Ids, list[Ids]]:
+def tokens(backbone: Backbone, text: str, texts: Sequence[str], delimiter: str) -> tuple[Ids, list[Ids]]:
     """Ids of the text before the answers, and of every answer."""
     tokenizer = backbone.tokenizer
     if not backbone.is_encoder_decoder:
-        return joined(tokenizer, text, [prompt.delimiter + choice for choice in prompt.choices])
-    (source,), answers = token_ids(tokenizer, [text]), token_ids(tokenizer, prompt.choices, target=True)
+        return joined(tokenizer, text, [delimiter + answer for answer in texts])
+    (source,), answers = token_ids(tokenizer, [text]), token_ids(tokenizer, texts, target=True) if texts else []
     around, answer = marks(tokenizer), marks(tokenizer, target=True)
     return (*around.before, *source, *around.after), [(*answer.before, *ids, *answer.after) for ids in answers]
 

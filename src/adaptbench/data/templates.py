@@ -78,20 +78,29 @@ _ARITHMETIC = tuple(getattr(jinja2.nodes, name) for name in ("Sub", "Mul", "Div"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered row: what the model reads, what it may answer, and which answer is right (-1: nobody knows)."""
+    """A rendered row: what the model reads, what it may answer, and which answer is right.
+
+    Fields that a kind of task has no use for stay empty. An unknown label is -1, an unknown number NaN.
+    """
 
     uid: str
     template: str
     input: str
     choices: tuple[str, ...]
-    label: int
+    label: float
     delimiter: str = " "
     """Stands between input and answer where the model reads them as one text."""
+    second: str | None = None
+    """The second text of a pair, or the context of a question."""
+    references: tuple[str, ...] = ()
+    """Right answers as texts, where an answer is no choice; none where nobody knows one."""
+    starts: tuple[int, ...] = ()
+    """Where each reference begins in `second`, where answers are pieces of it."""
 
     @property
     def target(self) -> str:
         """The right answer as text: what a demonstration shows and training follows."""
-        return self.choices[self.label]
+        return self.choices[int(self.label)] if self.choices else self.references[0]
 
 
 @dataclass(frozen=True)
@@ -199,6 +208,39 @@ class Template:
         read = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(self.jinja + self.answer_choices))
         found = [f"{name}: {type(fields[name]).__name__}" for name in sorted(read) if name in fields]
         return f" (reads {', '.join(found)})" if found else ""
+
+
+@dataclass(frozen=True)
+class TextTemplate(Template):
+    """A template without choices: a text, and where a task needs one a second text after `|||`."""
+
+    def render(self, uid: str, fields: Mapping[str, Any], origin: str = "") -> Prompt:
+        """The prompt of one row, with what the row says is right.
+
+        Raises:
+            NotApplicable: the template renders nothing at all for this row.
+            InputError: a field is missing, or a text is empty.
+        """
+        where = self._where(uid, origin)
+        first, second, _ = self.parts(uid, fields, origin)
+        if not first or (self.pairs and not second):
+            raise RowError(where, f"the rendered {'input' if not first else 'second text'} is empty")
+        return Prompt(
+            uid,
+            self.name,
+            first,
+            (),
+            fields.get("label", UNLABELLED),
+            self.delimiter,
+            second if self.pairs else None,
+            tuple(fields.get("references", ())),
+            tuple(fields.get("starts", ())),
+        )
+
+    @property
+    def pairs(self) -> bool:
+        """It gives two texts."""
+        return not self.jinja.endswith(SPLIT)
 
 
 def _protected(value: Any, field: str = "") -> Any:

@@ -121,6 +121,8 @@ class Adaptation:
             save_model(self.backbone.model, str(folder / "model.safetensors"))
         elif self.contexts is not None:
             self.contexts[run].save(folder / "demonstrations.npy")
+        if self.backbone.head is not None:
+            self.backbone.head.save(folder, run, "head")
 
 
 @dataclass(frozen=True)

@@ -179,8 +179,8 @@ class Delta(nn.Module):
         for piece in self._pieces():
             piece.restored()
 
-    def save(self, folder: Path, run: int) -> None:
-        save_file(self.state_of(run), folder / "adapter.safetensors")
+    def save(self, folder: Path, run: int, name: str = "adapter") -> None:
+        save_file(self.state_of(run), folder / f"{name}.safetensors")
 
     def _pieces(self) -> list[Piece]:
         return list(self.pieces.values())  # type: ignore[arg-type]

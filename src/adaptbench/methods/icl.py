@@ -17,6 +17,7 @@ from adaptbench.methods.base import Adaptation, Method, register
 from adaptbench.methods.contexts import Context, Contexts, ReadingPlan
 from adaptbench.methods.neighbours import nearest
 from adaptbench.models.backbone import Backbone
+from adaptbench.tasks import TaskType
 
 TEMPLATE_STREAM, ORDER_STREAM = 2, 3  # keep these random choices apart from other uses of the seed
 SEAM = 2  # tokens that a joined text may have more than its parts, or fewer: a line end read as two, say
@@ -119,7 +120,7 @@ class InContextLearning(Method):
     ) -> Adaptation:
         self.check_model(backbone)
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets]).to_task(task.type)
-        room = room_for(backbone, evaluation_prompts(task, template), self.budget)
+        room = room_for(backbone, task.type, evaluation_prompts(task, template), self.budget)
         adaptation.contexts = [self._contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
         return adaptation
 
@@ -256,15 +257,16 @@ class Room:
         return len(alone) <= self.tokens and all(len(whole) <= most for whole in wholes)
 
 
-def room_for(backbone: Backbone, prompts: Sequence[Prompt], budget: int | None) -> Room:
+def room_for(backbone: Backbone, task: TaskType, prompts: Sequence[Prompt], budget: int | None) -> Room:
     """The room that these prompts leave; where over-long ones may be truncated, at least half of the model's length."""
     around, lengths = marks(backbone.tokenizer), []
     for prompt in prompts:
-        own, *choices = token_ids(backbone.tokenizer, [prompt.input, *prompt.choices])
-        lengths.append(len(own) + max(map(len, choices)) + len(around.before) + len(around.after))
+        (own,) = token_ids(backbone.tokenizer, [prompt.input])
+        answer = task.answer_tokens(backbone, prompt)
+        lengths.append(len(own) + answer + len(around.before) + len(around.after))
     tokens = backbone.max_length - max(lengths)
     longest = [p for p, length in zip(prompts, lengths, strict=True) if length >= max(lengths) - SEAM][:16]
     if backbone.overlong == "truncate":
         tokens, longest = max(tokens, backbone.max_length // 2), []
-    texts = [prompt.input + prompt.delimiter + max(prompt.choices, key=len) for prompt in longest]
+    texts = [task.longest_text(prompt) for prompt in longest]
     return Room(min(tokens, budget or tokens), texts, backbone)

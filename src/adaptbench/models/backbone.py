@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -57,7 +56,7 @@ class Backbone:
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
     overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
     logits_limit: int = LOGITS_LIMIT  # most bytes of logits in a pass
-    head: nn.Module | None = None  # what a task trains on top of it, with a leading run axis (`models/heads.py`)
+    head: Any = None  # the delta of what a task trains on top of it, for R runs (`models/heads.py`)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -104,6 +103,12 @@ class Backbone:
             if self.has_anatomy or runs_without_storage(meta.model):
                 return meta
         return self
+
+    def train(self, mode: bool = True) -> None:
+        """Dropout on or off, in the model and in a task's head."""
+        self.model.train(mode)
+        if self.head is not None:
+            self.head.train(mode)
 
     def unfrozen_copy(self) -> "Backbone":
         """A deep copy whose every parameter is trainable (full fine-tuning)."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from adaptbench.data.batching import Batch, Encoded, Shape, collate, encode, shape_of
 from adaptbench.data.templates import Prompt, Template
 from adaptbench.errors import InputError
-from adaptbench.models.backbone import Backbone
-from adaptbench.schema import DatasetConfig
+from adaptbench.models.backbone import Backbone, load, meta_backbone
+from adaptbench.schema import DatasetConfig, ModelConfig
 from adaptbench.scoring.limits import PassSize
 
 TASKS: dict[str, type["TaskType"]] = {}
@@ -61,13 +61,13 @@ class TaskType:
 
     kind: ClassVar[str]
     losses: ClassVar[tuple[str, ...]] = ()  # those of a recipe that it can be trained by; empty: one of its own
-    language_model: ClassVar[bool] = True  # or an encoder without the head of one
     answer_field: ClassVar[str] = "label"  # of a row
     # (source, choices, target) of shapes whose counts determine the price of any: a quadratic in two lengths.
     probes: ClassVar[tuple[tuple[int, int, int], ...]] = (
         *((4, 2, 2), (8, 2, 2), (16, 2, 2)),
         *((4, 3, 4), (8, 3, 4), (4, 4, 7)),
     )
+    demonstrates: ClassVar[bool] = True  # can be answered after demonstrations, without any training
     ranks_choices: ClassVar[bool] = False  # knows a probability of each choice, by which contexts can be combined
 
     @classmethod
@@ -78,6 +78,11 @@ class TaskType:
             InputError: names the setting.
         """
         return cls()
+
+    @property
+    def beams(self) -> int | None:
+        """How many candidates are decoded, token by token; None where one pass over the input gives the answer."""
+        return None
 
     @property
     def answers(self) -> str:
@@ -122,6 +127,28 @@ class TaskType:
         """A batch of this shape, without contents on the meta device, else full of the first word."""
         raise NotImplementedError
 
+    def answer_tokens(self, backbone: Backbone, prompt: Prompt) -> int:
+        """Most tokens that an answer to this prompt may take, for which demonstrations have to leave room."""
+        raise NotImplementedError
+
+    def longest_text(self, prompt: Prompt) -> str:
+        """The prompt with the longest text that may follow it, as far as that is known."""
+        raise NotImplementedError
+
+    # The model that it is asked of
+
+    def has_polynomial(self, backbone: Backbone) -> bool:
+        """Whether a step's price is a quadratic polynomial in its lengths, and `probes` determine it."""
+        return backbone.packs_choices
+
+    def load(self, model: ModelConfig, device: str) -> Backbone:
+        """The base model a configuration names, with the head that this kind of task reads answers from, or bare."""
+        return load(model, device)
+
+    def without_weights(self, model: ModelConfig, revision: str | None = None) -> Backbone:
+        """The same without storage, for counting."""
+        return meta_backbone(model.name, model.path, model.dtype, model.shape, revision)
+
     # Passes through an adapted model
 
     def head(self, backbone: Backbone, seeds: Sequence[int]) -> nn.Module | None:
@@ -164,6 +191,10 @@ class TaskType:
         return replace(answer, prompt=prompt)
 
     # From answers to scores
+
+    def read_shape(self, encoded: Encoded, answer: Any) -> Shape:
+        """What was read, and produced, to give this answer."""
+        return self.shape_of([encoded])
 
     def problem(self, answers: Sequence[Any]) -> str | None:
         """Why these answers cannot be trusted, if so."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptbench.data.batching import Batch, Encoded, Shape
 from adaptbench.data.labels import label_index
 from adaptbench.data.templates import UNLABELLED, Prompt, Template
+from adaptbench.data.tokenization import token_ids
 from adaptbench.errors import InputError
 from adaptbench.metrics.normalisation import normalised
 from adaptbench.models.backbone import Backbone
@@ -50,6 +51,12 @@ class Choices(TaskType):
 
     def read_answer(self, config: DatasetConfig, row: dict[str, Any], labelled: bool) -> None:
         row["label"] = label_index(config.labels, row["label"]) if labelled else UNLABELLED
+
+    def answer_tokens(self, backbone: Backbone, prompt: Prompt) -> int:
+        return max(map(len, token_ids(backbone.tokenizer, prompt.choices)))
+
+    def longest_text(self, prompt: Prompt) -> str:
+        return prompt.input + prompt.delimiter + max(prompt.choices, key=len)
 
     def batch_of_shape(self, shape: Shape, device: torch.device) -> Batch:
         with device:
@@ -94,7 +101,7 @@ class Choices(TaskType):
         return int(normalised(columns(answer), norm).argmax())
 
     def reference(self, prompt: Prompt) -> int | None:
-        return None if prompt.label == UNLABELLED else prompt.label
+        return None if prompt.label == UNLABELLED else int(prompt.label)
 
     def options(self, prompt: Prompt) -> int:
         return len(prompt.choices)

@@ -60,7 +60,7 @@ def train(
     log.trained_parameters = sum(parameter.numel() for parameter in parameters) // (runs if run_axis else 1)
     alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
     torch.manual_seed(few_shot_sets[0].seed)  # dropout
-    backbone.model.train()
+    backbone.train()
     for step in tqdm(range(steps), desc="adapting", leave=False, disable=None if progress else True, mininterval=1):
         batches = [stream.next_batch() for stream in streams]
         for run, rows in enumerate(batches):
@@ -74,7 +74,7 @@ def train(
         log.losses.append(losses.tolist())
         if not alive.any():
             break
-    backbone.model.eval()
+    backbone.train(False)
     return log
 
 
