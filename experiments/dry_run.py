@@ -55,7 +55,7 @@ def estimate(config: Config) -> Estimate:
     predict *= scored
     hours = (adapt + predict) / (config.gpu_tflops * 1e12) / 3600
     names = config.method.name, config.model.name, config.dataset.name
-    return Estimate(*names, len(config.seeds), adapt, predict, hours, how, config.method.missing())
+    return Estimate(*names, len(config.seeds), adapt, predict, hours, how, config.method.missing_files())
 
 
 def report(estimates: Sequence[Estimate], tflops: float) -> str:

@@ -88,7 +88,7 @@ def measure(overrides: list[str], phase: str) -> Found:
 
     if phase == "predict":
         if isinstance(method, TrainedMethod):  # its memory must not be that of training
-            adaptation = method.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets]).folded()
+            adaptation = method.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets]).for_inference()
         else:
             adapt()
     measured, how = _peak(predict if phase == "predict" else adapt, backbone.device, before)

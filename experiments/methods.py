@@ -49,11 +49,11 @@ def page() -> str:
     for option, config, backbone in configurations(["model=t0_3b"]):
         method: Method = config.method
         trainable = method.prepare(backbone, seeds=[0]).trainable
-        norms = "; all layer norms" if getattr(method, "layer_norms", False) and method.where != "norms" else ""
+        norms = "; all layer norms" if getattr(method, "layer_norms", False) and method.attachment != "norms" else ""
         cells = (
             f"`{option}`",
-            method.place() + norms,
-            method.equation().replace("|", "\\|"),
+            method.attachment + norms,
+            method.formula.replace("|", "\\|"),
             f"{trainable:,}",
             *(_mark(true) for true in (method.merges, method.fuses, isinstance(method, PeftMethod))),
             method.source,

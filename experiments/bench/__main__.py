@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from adaptbench.scoring.metrics import predict
 
 from adaptbench import provenance
 from adaptbench.data.batching import collate, encode
@@ -26,7 +27,6 @@ from adaptbench.preflight import check_output
 from adaptbench.record import now
 from adaptbench.schema import DatasetConfig, RecipeConfig
 from adaptbench.scoring.evaluate import evaluate
-from adaptbench.scoring.metrics import predict
 from adaptbench.scoring.rank import token_log_probabilities
 from experiments.bench import RESULTS
 from experiments.commandline import Options, at_least_one, one_clear_line, plain_name

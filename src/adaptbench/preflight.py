@@ -26,9 +26,11 @@ from adaptbench.models.backbone import (
     resolve_path,
 )
 from adaptbench.models.checks import check_loadable
+from adaptbench.models.encoders import check_encoder, meta_encoder
 from adaptbench.models.identity import content_id
 from adaptbench.models.placement import placement
 from adaptbench.schema import Config
+from adaptbench.tasks import task_type
 from adaptbench.tracking import check_tracking
 
 PROBE = 2**20  # bytes written to see whether there is room: more than the files of a small run
@@ -51,7 +53,7 @@ def preflight(config: Config, waiting: int) -> int:
     """
     tracking, kept = config.tracking, 0
     if waiting:
-        if problem := config.method.missing():
+        if problem := config.method.missing_files():
             raise InputError(problem)
         _output(config.output, os.getcwd())
         one = bytes_of_a_run(config)
@@ -143,8 +145,9 @@ def bytes_of_a_run(config: Config) -> int:
         model.device_map,
         model.quantization,
         device,
+        task_type(config.dataset).bare,
     )
-    key = repr((config.method, model, content))
+    key = repr((config.method, model, content, task_type(config.dataset)))
     if key not in _sizes:
         _sizes[key] = _stored(config, backbone) if backbone is not None else 0
     return _sizes[key]
@@ -161,6 +164,7 @@ def _model(
     device_map: str | None,
     quantization: str,
     device: str,
+    bare: bool,
 ) -> Backbone | None:
     """The model without its weights, once its packages, configuration, tokenizer and files have been found.
 
@@ -173,10 +177,13 @@ def _model(
         raise InputError(f"model.revision={revision!r}: not in the cache, and the hub has none or cannot be reached")
     pinned = None if local else content
     config = load_config(path, pinned)
-    check_loadable(config, path, dtype, max_length)
+    if bare:
+        check_encoder(config, f"model.path={path!r}", dtype, max_length)
+    else:
+        check_loadable(config, path, dtype, max_length)
     check_at_hand(source, pinned, f"model.path={path!r}")
     try:
-        return meta_backbone(name, path, dtype, revision=pinned)
+        return (meta_encoder if bare else meta_backbone)(name, path, dtype, revision=pinned)
     except Exception:  # some architectures cannot be built without numbers; that is no fault of the input
         return None
 
@@ -185,7 +192,8 @@ def _stored(config: Config, backbone: Backbone) -> int:
     method = config.method
     method.check_model(backbone)
     try:
-        return stored_bytes(method, method.prepare(backbone, seeds=[0]), context=0)
+        adaptation = method.prepare(backbone, seeds=[0]).to_task(task_type(config.dataset))
+        return stored_bytes(method, adaptation, context=0)
     except InputError as error:
         if error.__cause__ is not None and "meta" in str(error.__cause__):
             return 0  # a tuner of PEFT that reads the weights while it attaches: only the real model can say

@@ -85,7 +85,7 @@ def test_what_is_priced_is_what_a_real_answer_costs(backbones, architecture, bea
 @pytest.mark.parametrize("architecture", ["t5", "llama"])
 def test_what_a_method_adds_is_priced(backbones, architecture, method):
     backbone = backbones[architecture]
-    real = decoded(VARIANTS[method].prepare(backbone, (1,)).folded(), SHAPE, beams=2)
+    real = decoded(VARIANTS[method].prepare(backbone, (1,)).for_inference(), SHAPE, beams=2)
     assert decode_flops(run_of(backbone, method), SHAPE, PRODUCED, beams=2) == real
 
 

@@ -41,7 +41,7 @@ def inputs_for(architecture, virtual_tokens=0):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_stored_adapter_comes_back_without_loss(backbones, tmp_path, variant):
     backbone, method = backbones["t5"], VARIANTS[variant]
-    adaptation = randomised(method.prepare(backbone, (1, 2)).folded())
+    adaptation = randomised(method.prepare(backbone, (1, 2)).for_inference())
     method.save(adaptation, tmp_path, 1)
     loaded, again = load_adapter(tmp_path, backbone)
     assert loaded == method

@@ -256,7 +256,8 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
     ids = torch.randint(3, 150, (2, 7))
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids[:, :4]} if architecture == "t5" else {})}
     without = model(**inputs).logits
-    virtual = method.room() if is_prompt(variant) else (0, 0)  # before the input, and before what a decoder reads
+    # before the input, and before what a decoder reads
+    virtual = method.virtual_token_counts() if is_prompt(variant) else (0, 0)
     room = dict(zip(("input_ids", "decoder_input_ids"), virtual, strict=True))
     with delta.attached(model):
         ours = model(**{name: with_virtual_tokens(own, room[name]) for name, own in inputs.items()}).logits

@@ -79,7 +79,7 @@ def test_fused_runs_equal_separate_runs_beside_one_that_diverges(backbones, doub
     scores = evaluate(fused, prompts, batch_size=9)
     for run in (0, 2):
         alone = method.adapt(backbone, task, [draws[run]], recipe(batch_size=2))
-        start = method.prepare(backbone, [SEEDS[run]]).folded().delta.state_of(0)
+        start = method.prepare(backbone, [SEEDS[run]]).for_inference().delta.state_of(0)
         assert assert_same_runs(fused, alone, run, start) > 1e-4
         assert fused.log.shapes[run] == alone.log.shapes[0]
         for one, other in zip(scores[run], evaluate(alone, prompts, batch_size=7)[0], strict=True):
@@ -95,7 +95,7 @@ def test_fused_runs_equal_separate_runs_on_a_decoder_with_adamw(backbones, doubl
     settings = recipe(batch_size=2, optimizer="adamw")
     fused = method.adapt(backbone, task, draws, settings)
     alone = method.adapt(backbone, task, draws[1:], settings)
-    start = method.prepare(backbone, SEEDS[1:2]).folded().delta.state_of(0)
+    start = method.prepare(backbone, SEEDS[1:2]).for_inference().delta.state_of(0)
     assert assert_same_runs(fused, alone, 1, start) > 1e-4
 
 
@@ -152,7 +152,7 @@ def test_every_trainable_parameter_learns(backbones, architecture, variant):
     backbone, task = backbones[architecture], toy_task()
     steps = 4 if variant == "intrinsic_said" else 2  # there the first step moves part of θ only
     method = replace(VARIANTS[variant], steps=steps, learning_rate=0.05)
-    start = method.prepare(backbone, SEEDS[:2]).folded()
+    start = method.prepare(backbone, SEEDS[:2]).for_inference()
     end = method.adapt(
         backbone, task, [draw(task, seed) for seed in SEEDS[:2]], recipe(warmup_fraction=0.0, batch_size=2)
     )

@@ -88,7 +88,7 @@ def test_inference_is_billed_merged_and_unmerged(backbones):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_batch_serves_many_tasks(exact, architecture, variant):
     """Row n goes through adapter tasks[n]; the same as serving each adapter alone."""
-    adaptation = randomised(VARIANTS[variant].prepare(exact[architecture], (1, 2, 3)).folded())
+    adaptation = randomised(VARIANTS[variant].prepare(exact[architecture], (1, 2, 3)).for_inference())
     backbone, tasks = adaptation.backbone, torch.tensor([2, 0, 0, 1])
     rows = rows_of(backbone)
     with adaptation.serving(tasks):
@@ -103,7 +103,7 @@ def test_one_batch_serves_many_tasks(exact, architecture, variant):
 def test_a_reparameterised_prefix_folds_into_plain_states(backbones):
     backbone = backbones["t5"]
     adaptation = randomised(Prefix(name="prefix", hidden=16, virtual_tokens=3).prepare(backbone, (1, 2)))
-    folded = adaptation.folded()
+    folded = adaptation.for_inference()
     rows = rows_of(backbone)
     with adaptation.attached():
         ours = log_p(backbone, rows * 2)
@@ -119,7 +119,8 @@ def test_a_reparameterised_prefix_folds_into_plain_states(backbones):
 def test_a_prefix_starts_as_the_states_of_a_text(backbones, architecture, hidden):
     backbone, text = backbones[architecture], ["question is", "answer"]
     states = states_of_text(backbone, text, 3)
-    adaptation = Prefix(name="prefix", hidden=hidden, text=text, virtual_tokens=3).prepare(backbone, (1, 2)).folded()
+    method = Prefix(name="prefix", hidden=hidden, text=text, virtual_tokens=3)
+    adaptation = method.prepare(backbone, (1, 2)).for_inference()
     for path, (key, value) in states.items():
         piece = adaptation.delta.pieces[path.replace(".", "/")]
         for run in range(2):

@@ -224,7 +224,7 @@ def test_every_method_attaches_and_learns_and_merges_where_it_says_so(tiny, name
         changed = per_run_loss(recipe().losses, after, batch.target_mask, batch.label, 2)
         assert ((changed - before).abs() > 1e-6).all(), variant
         if method.merges:
-            kept = adaptation.folded()
+            kept = adaptation.for_inference()
             merged = log_p_of(Adaptation(method.merge(kept, 1), [0]), batch_of(backbone, 1))
             assert (merged - after[len(merged) :]).abs().max() < TOLERANCE, variant
 

@@ -110,6 +110,17 @@ def test_a_model_without_storage_has_the_same_shapes(bare, name):
     assert published.device.type == "meta"
 
 
+def test_a_published_shape_has_its_published_size():
+    """RoBERTa-base with its pooler has 124,645,632 parameters; the pooler is a map of 768 by 768 with biases."""
+    shape = {
+        "model_type": "roberta", "vocab_size": 50265, "hidden_size": 768, "intermediate_size": 3072,
+        "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 514, "type_vocab_size": 1,
+    }  # fmt: skip
+    encoder = meta_encoder("roberta_base", "", shape=shape)
+    assert encoder.parameters_total == 124_645_632 - (768 * 768 + 768)
+    assert (encoder.pooling, encoder.width, encoder.token_types) == ("first", 768, 0)
+
+
 def test_no_head_and_no_pooler_is_loaded_and_nothing_is_trainable(bare):
     names = [name for name, _ in bare("bert").model.named_parameters()]
     assert not [name for name in names if "pooler" in name or name.startswith(("cls", "lm_head"))]

@@ -1,80 +1,26 @@
-"""Decoded answers are those of transformers' `generate`, row by row, and of repeated argmax under every method."""
+"""Decoded answers are those of transformers' `generate` for every row alone."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
-from adaptbench.data.batching import Batch
 from adaptbench.errors import InputError
-from adaptbench.methods import METHODS
-from adaptbench.methods.base import Adaptation
 from adaptbench.models.attention import PREFIXES
-from adaptbench.models.backbone import Backbone, load_backbone
+from adaptbench.models.backbone import load_backbone
 from adaptbench.scoring.shared_context import shared_context
 from adaptbench.tasks.decoding import Decoding, decode, end_ids
 from tests.conftest import WORDS, bpe_tokenizer
-from tests.methods.peft_types import prepared
 from tests.methods.roster import VARIANTS
-from tests.models.architectures import ENCODER_DECODERS, SETTINGS, config_of, save_tiny
-from tests.models.test_any_architecture import SCORED
+from tests.models.architectures import config_of, save_tiny
+from tests.tasks.answers import ENDS, LENGTHS, LIMIT, batch_of, before_end, by_argmax, moved, rows_of
 
 MODELS = ("t5", "bart", "mbart", "m2m_100", "marian", "llama", "gpt2", "opt", "bloom", "falcon_rw", "mistral_windows")
 UNKNOWN = ("gpt_neo", "mamba", "pegasus")  # to this program: nobody tried padding before their rows
-LENGTHS = (9, 4, 7, 4)
-ENDS = list(range(40, 2000, 13))  # so many that a random model's answers end now and then
-LIMIT = 12
-
-Rows = list[list[int]]
-
-
-@pytest.fixture(scope="session")
-def lively(tmp_path_factory: pytest.TempPathFactory):
-    """lively(name): a random model whose answers vary and end, because its head is its own and many tokens end one."""
-
-    @cache
-    def make(name: str) -> tuple[Backbone, Path]:
-        both_halves = name in (*ENCODER_DECODERS, "pegasus")
-        tokenizer = bpe_tokenizer([WORDS] * 4, end_of_sequence=both_halves)
-        if name in SETTINGS:
-            config = config_of(name, len(tokenizer), tie_word_embeddings=False)
-        else:
-            config = AutoConfig.for_model(name, vocab_size=len(tokenizer), **SCORED[name])
-        folder = save_tiny(config, tokenizer, tmp_path_factory.mktemp(name))
-        model = (AutoModelForSeq2SeqLM if both_halves else AutoModelForCausalLM).from_pretrained(folder)
-        with torch.no_grad():  # a token should say less than all before it, or answers repeat it
-            model.get_input_embeddings().weight.mul_(0.2)
-        model.generation_config.eos_token_id = ENDS
-        model.save_pretrained(folder)
-        return load_backbone.__wrapped__(f"lively_{name}", str(folder), device="cpu"), folder
-
-    return make
-
-
-def rows_of(backbone: Backbone, lengths: Sequence[int] = LENGTHS) -> Rows:
-    """Rows of random words, after the virtual tokens that a method wants before them."""
-    torch.manual_seed(1)
-    virtual = list(range(-1, -1 - backbone.virtual_tokens, -1))
-    words = backbone.model.config.get_text_config().vocab_size
-    return [virtual + torch.randint(5, words, (length,)).tolist() for length in lengths]
-
-
-def batch_of(rows: Rows, already_read: int = 0) -> Batch:
-    width = max(map(len, rows))
-    source = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-    none = torch.zeros(len(rows), 1, 1, dtype=torch.long)
-    return Batch(source, mask, none, none == 0, torch.zeros(len(rows), dtype=torch.long), already_read)
-
-
-def before_end(ids: list[int], ends: Sequence[int]) -> tuple[int, ...]:
-    return tuple(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def generated(model: Any, row: list[int], ends: Sequence[int], **settings: Any) -> tuple[int, ...]:
@@ -84,40 +30,6 @@ def generated(model: Any, row: list[int], ends: Sequence[int], **settings: Any) 
     found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **search)[0].tolist()
     skipped = 1 if model.config.is_encoder_decoder else len(row)
     return before_end(found[skipped + ("forced_bos_token_id" in settings) :], ends)
-
-
-@torch.no_grad()
-def by_argmax(backbone: Backbone, row: list[int], ends: Sequence[int], limit: int = LIMIT) -> tuple[int, ...]:
-    """The likeliest token again and again, everything read anew each time: no cache, no batch, no mask."""
-    model, answer = backbone.model, []
-    virtual = list(range(-1, -1 - backbone.virtual_tokens_of_choice, -1))
-    while len(answer) < limit:
-        if backbone.is_encoder_decoder:
-            read = torch.tensor([[*virtual, model.config.decoder_start_token_id, *answer]])
-            inputs = {"input_ids": torch.tensor([row]), "decoder_input_ids": read}
-        else:
-            inputs = {"input_ids": torch.tensor([row + answer])}
-        token = model(**inputs, use_cache=False).logits[0, -1].argmax().item()
-        if token in ends:
-            break
-        answer.append(token)
-    return tuple(answer)
-
-
-def moved(adaptation: Adaptation) -> Adaptation:
-    """Away from its start, where most methods change nothing."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in adaptation.parameters:
-            parameter.add_(torch.randn_like(parameter) * 0.5)
-    return adaptation
-
-
-def one_run(name: str, backbone: Backbone, fused: Adaptation, run: int) -> Adaptation:
-    """One run of several, alone."""
-    alone = VARIANTS[name].prepare(backbone, (7,)).folded()
-    alone.delta.load_state_of(0, fused.delta.state_of(run))
-    return alone
 
 
 @pytest.mark.parametrize("beams", [1, 5])
@@ -139,78 +51,6 @@ def test_answers_of_these_models_vary_and_some_end_before_the_limit(lively):
         found += decode(backbone, batch_of(rows_of(backbone)), Decoding(1, LIMIT))
     assert len(set(found)) > len(found) // 2
     assert len({len(answer) for answer in found}) > 6
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ["t5", "mbart", "llama"])
-def test_fused_runs_of_every_method_give_what_each_run_alone_finds_by_repeated_argmax(lively, name, variant):
-    backbone, _ = lively(name)
-    fused, ends = moved(VARIANTS[variant].prepare(backbone, (1, 2, 3)).folded()), end_ids(backbone)
-    rows = rows_of(fused.backbone, LENGTHS[:2])
-    with fused.attached():
-        found = decode(fused.backbone, batch_of(rows * 3), Decoding(1, 8))
-    expected = []
-    for run in range(3):
-        alone = one_run(variant, backbone, fused, run)
-        with alone.attached():
-            expected += [by_argmax(alone.backbone, row, ends, 8) for row in rows]
-    assert found == expected
-    assert len({tuple(expected[run * 2 :][:2]) for run in range(3)}) > 1
-
-
-@pytest.mark.parametrize("variant", ["lora", "intrinsic_said", "unipelt_pt"])
-@pytest.mark.parametrize("name", ["t5", "m2m_100", "mistral_windows"])
-def test_beams_of_fused_runs_equal_those_of_a_run_alone(lively, name, variant):
-    backbone, _ = lively(name)
-    fused = moved(VARIANTS[variant].prepare(backbone, (1, 2, 3)).folded())
-    rows = rows_of(fused.backbone)
-    with fused.attached():
-        found = decode(fused.backbone, batch_of(rows * 3), Decoding(3, LIMIT))
-    assert len({tuple(found[run * len(rows) :][: len(rows)]) for run in range(3)}) > 1
-    for run in range(3):
-        alone = one_run(variant, backbone, fused, run)
-        with alone.attached():
-            expected = [decode(alone.backbone, batch_of([row]), Decoding(3, LIMIT))[0] for row in rows]
-        assert found[run * len(rows) :][: len(rows)] == expected
-
-
-def test_one_batch_serves_many_tasks_with_beams(lively):
-    adaptation = moved(VARIANTS["unipelt_pt"].prepare(lively("t5")[0], (1, 2, 3)).folded())
-    backbone, tasks = adaptation.backbone, [2, 0, 1, 2]
-    rows = rows_of(backbone)
-    with adaptation.serving(torch.tensor(tasks)):
-        mixed = decode(backbone, batch_of(rows), Decoding(2, LIMIT))
-    with adaptation.attached():
-        every = decode(backbone, batch_of(rows * 3), Decoding(2, LIMIT))
-    assert mixed == [every[task * len(rows) + row] for row, task in enumerate(tasks)]
-
-
-@pytest.mark.parametrize("kind", ["full_ft", "fish_mask"])
-@pytest.mark.parametrize("name", ["t5", "gpt2"])
-def test_tuned_weights_give_what_they_find_by_repeated_argmax(lively, name, kind):
-    backbone, _ = lively(name)
-    adaptation, rows = moved(METHODS[kind](name=kind).prepare(backbone, (1,))), rows_of(backbone)
-    with adaptation.attached():
-        found = decode(adaptation.backbone, batch_of(rows), Decoding(1, LIMIT))
-        assert found == [by_argmax(adaptation.backbone, row, end_ids(backbone)) for row in rows]
-    assert found != decode(backbone, batch_of(rows), Decoding(1, LIMIT))
-
-
-WRAPPED = [
-    *((kind, "llama") for kind in ("LORA", "ADAPTION_PROMPT", "POLY", "MULTITASK_PROMPT_TUNING", "CARTRIDGE")),
-    *((kind, name) for kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING") for name in ("t5", "llama", "gpt2")),
-    *((kind, "t5") for kind in ("LORA", "POLY")),
-]
-
-
-@pytest.mark.parametrize(("kind", "name"), WRAPPED)
-def test_a_model_that_peft_wraps_gives_what_it_finds_by_repeated_argmax(lively, kind, name):
-    adaptation = prepared(kind, lively(name)[0])
-    backbone, rows = adaptation.backbone, rows_of(lively(name)[0])
-    found = decode(backbone, batch_of(rows), Decoding(1, 8))
-    assert found == [by_argmax(backbone, row, end_ids(backbone), 8) for row in rows]
-    beams = decode(backbone, batch_of(rows), Decoding(3, 8))
-    assert beams == [decode(backbone, batch_of([row]), Decoding(3, 8))[0] for row in rows]
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])

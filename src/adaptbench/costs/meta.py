@@ -65,7 +65,7 @@ class MetaRun:
             torch.inference_mode(),
             _frozen(self.adaptation.parameters),
             sdpa_kernel(SDPBackend.MATH),
-            self.adaptation.folded().attached(),
+            self.adaptation.for_inference().attached(),
         ):
             yield self.adaptation.backbone
 

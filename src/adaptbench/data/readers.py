@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet
 
 from adaptbench.data.hellaswag import rows_of_text
+from adaptbench.data.squad import squad_rows
 from adaptbench.errors import InputError
 
 Row = dict[str, Any]
@@ -75,8 +76,10 @@ def _json_lines(text: str) -> list[Row | Malformed]:
 
 
 def _json(file: Path) -> list[Row | Malformed]:
-    """One array of objects, or an object a line as in JSONL."""
+    """One array of objects, or an object a line as in JSONL; or SQuAD's own layout."""
     text = _text(file)
+    if '"paragraphs"' in text and _is_json(text):
+        return list(squad_rows(json.loads(text), file))
     if not text.lstrip().startswith("["):
         rows = _json_lines(text)
         if rows and all(isinstance(row, Malformed) for row in rows) and _is_json(text):

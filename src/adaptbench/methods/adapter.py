@@ -49,7 +49,6 @@ class Bottleneck(Piece):
 class Adapter(PeftMethod):
     """Adapters of width d_model / reduction, in one of three placements."""
 
-    where = "sublayers' or blocks' outputs"
     formula = "h + relu(h D + d) U + u"
     source = "arXiv 1902.00751 (houlsby), 2005.00247 (pfeiffer), 2205.05638 (tfew)"
 
@@ -57,7 +56,8 @@ class Adapter(PeftMethod):
     reduction: int = 32
     init_scale: float = 0.02
 
-    def place(self) -> str:
+    @property
+    def attachment(self) -> str:
         return f"outputs of {', '.join(PLACEMENTS[self.placement])}"
 
     def check(self) -> None:
@@ -69,5 +69,5 @@ class Adapter(PeftMethod):
         for site in anatomy.sublayers:
             if site.role in PLACEMENTS[self.placement]:
                 bottleneck = max(1, site.width // self.reduction)
-                delta.scale_or_shift(site, Bottleneck(runs, site.width, bottleneck, self.init_scale))
+                delta.map_output(site, Bottleneck(runs, site.width, bottleneck, self.init_scale))
         return delta

@@ -71,7 +71,7 @@ class Adaptation:
     def trainable_without_head(self) -> int:
         """The same without a task's head, which every method has alike."""
         if self.delta is not None:
-            return self.delta.folded().parameters_per_run
+            return self.delta.for_inference().parameters_per_run
         return sum(parameter.numel() for parameter in self.parameters) - self.of_head * len(self.seeds)
 
     @property
@@ -80,9 +80,9 @@ class Adaptation:
         head = self.backbone.head
         return 0 if head is None else sum(parameter[0].numel() for parameter in head.parameters())
 
-    def folded(self) -> "Adaptation":
+    def for_inference(self) -> "Adaptation":
         """The adaptation as it is kept and served once it is trained."""
-        return self if self.delta is None else replace(self, delta=self.delta.folded())
+        return self if self.delta is None else replace(self, delta=self.delta.for_inference())
 
     def to_task(self, task: TaskType) -> "Adaptation":
         """The same, asked another kind of task: with the head that it needs, one for every run."""
@@ -135,19 +135,19 @@ class Method:
     restores: ClassVar[bool] = False  # what a run has stored can be loaded again
     searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
     merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
-    where: ClassVar[str] = "nothing"  # what it attaches to
-    formula: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
     name: str = "unnamed"
 
-    def place(self) -> str:
+    @property
+    def attachment(self) -> str:
         """What it attaches to, in these settings."""
-        return self.where
+        return "nothing"
 
-    def equation(self) -> str:
+    @property
+    def formula(self) -> str:
         """What it computes, in these settings."""
-        return self.formula
+        return ""
 
     def check(self) -> None:
         """Find fault with the settings before any model is loaded.
@@ -163,7 +163,7 @@ class Method:
             InputError: says why.
         """
 
-    def missing(self) -> str | None:
+    def missing_files(self) -> str | None:
         """What it needs from disk and does not find, with what to do about it; asked before a model is loaded."""
         return None
 
@@ -285,7 +285,7 @@ class TrainedMethod(Method):
                 template=template,
                 progress=progress,
             )
-        return adaptation.folded()
+        return adaptation.for_inference()
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ class PeftMethod(TrainedMethod):
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         raise NotImplementedError
 
-    def room(self) -> tuple[int, int]:
+    def virtual_token_counts(self) -> tuple[int, int]:
         """Virtual tokens to leave room for before a prompt, and in an encoder-decoder before each choice."""
         return 0, 0
 
@@ -315,7 +315,7 @@ class PeftMethod(TrainedMethod):
         """Initial values that need the whole model, not only the module a piece attaches to."""
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
-        before_prompt, before_choice = self.room()
+        before_prompt, before_choice = self.virtual_token_counts()
         before_choice = before_choice if backbone.is_encoder_decoder else 0
         backbone = replace(backbone, virtual_tokens=before_prompt, virtual_tokens_of_choice=before_choice)
         if backbone.device.type == "meta":
@@ -327,10 +327,10 @@ class PeftMethod(TrainedMethod):
 
     def expected_tensors(self, backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.device("meta"):
-            return self.delta(backbone.anatomy, runs=1).folded().state_of(0)
+            return self.delta(backbone.anatomy, runs=1).for_inference().state_of(0)
 
     def restore(self, backbone: Backbone, state: Mapping[str, Tensor]) -> Adaptation:
-        adaptation = self.prepare(backbone, seeds=[0]).folded()
+        adaptation = self.prepare(backbone, seeds=[0]).for_inference()
         assert adaptation.delta is not None
         adaptation.delta.load_state_of(0, dict(state))
         return adaptation

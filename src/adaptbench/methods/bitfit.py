@@ -44,7 +44,7 @@ class BitFit(PeftMethod):
     `targets=[q,k,v,o,ff_in,ff_gate]` gives that variant.
     """
 
-    where = "linear maps"
+    attachment = "linear maps"
     formula = "x W + b, b trained"
     source = "arXiv 2106.10199"
     merges = True
@@ -54,5 +54,5 @@ class BitFit(PeftMethod):
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         for site in anatomy.linear(*self.targets):
-            delta.scale_or_shift(site, Shift(runs, site.d_out))
+            delta.map_output(site, Shift(runs, site.d_out))
         return delta

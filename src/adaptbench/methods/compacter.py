@@ -68,7 +68,6 @@ class Compacter(PeftMethod):
     norms are trained besides.
     """
 
-    where = "sublayers' outputs"
     formula = "h + relu(h D + d) U + u, D and U = Σ_i A_i ⊗ (s_i t_i)"
     source = "arXiv 2106.04647"
 
@@ -78,7 +77,8 @@ class Compacter(PeftMethod):
     rank: int = 1
     after: list[str] = field(default_factory=lambda: ["self", "ff"])
 
-    def place(self) -> str:
+    @property
+    def attachment(self) -> str:
         return f"outputs of {', '.join(self.after)}"
 
     def check(self) -> None:
@@ -92,5 +92,5 @@ class Compacter(PeftMethod):
                 if site.width % self.n:
                     raise InputError(f"method.n={self.n}: does not divide the model's width {site.width}")
                 bottleneck = max(1, site.width // self.reduction // self.n) * self.n
-                delta.scale_or_shift(site, HypercomplexBottleneck(runs, site.width, bottleneck, self.n, self.rank))
+                delta.map_output(site, HypercomplexBottleneck(runs, site.width, bottleneck, self.n, self.rank))
         return delta

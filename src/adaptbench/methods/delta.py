@@ -27,14 +27,14 @@ class Piece(nn.Module):
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         """Draw the initial values, those of run r from its own generator. Constant ones need nothing."""
 
-    def adopt(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    def initialise_from(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
         """Initial values that come from the module it attaches to."""
 
-    def folded(self) -> "Piece | None":
+    def for_inference(self) -> "Piece | None":
         """What stays of the piece after training: itself, something smaller, or nothing."""
         return self
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """Called when stored values have been loaded: recompute what follows from them."""
 
     def merge(self, module: nn.Module, run: int, detail: Any) -> None:
@@ -58,19 +58,19 @@ class Delta(nn.Module):
         self.pieces = nn.ModuleDict()
         self._attachments: list[Attachment] = []
 
-    def scale_or_shift(self, site: LinearSite | SublayerSite, piece: Piece) -> None:
+    def map_output(self, site: LinearSite | SublayerSite, piece: Piece) -> None:
         """Replace a linear map's or sublayer's output y by piece(y)."""
         columns = site.columns if isinstance(site, LinearSite) else None
         key = site.key if isinstance(site, LinearSite) else site.path
-        self.attach(hooks.output, key, site.path, piece, columns)
+        self.attach(hooks.map_output, key, site.path, piece, columns)
 
-    def before(self, site: LinearSite, piece: Piece) -> None:
+    def map_input(self, site: LinearSite, piece: Piece) -> None:
         """Replace a linear map's input x by piece(x)."""
-        self.attach(hooks.before, site.key, site.path, piece)
+        self.attach(hooks.map_input, site.key, site.path, piece)
 
-    def beside(self, site: LinearSite, piece: Piece) -> None:
+    def add_to_output(self, site: LinearSite, piece: Piece) -> None:
         """Add piece(x) to a linear map's output, x being its input."""
-        self.attach(hooks.beside, site.key, site.path, piece, site.columns)
+        self.attach(hooks.add_to_output, site.key, site.path, piece, site.columns)
 
     def prefix(self, site: AttentionSite, piece: Piece) -> None:
         """Prepend the keys and values that piece(number of rows) returns."""
@@ -88,9 +88,9 @@ class Delta(nn.Module):
         """Parameters that attach nowhere themselves; other pieces, attached later, refer to them."""
         self.pieces[name] = piece
 
-    def around(self, name: str, piece: Piece) -> None:
+    def around_forward(self, name: str, piece: Piece) -> None:
         """Shared parameters with work to do once per pass: piece.begin() before the model runs, piece.end() after."""
-        self.attach(hooks.around, name, "", piece)
+        self.attach(hooks.around_forward, name, "", piece)
 
     def attach(self, how: hooks.Hook, key: str, path: str, piece: Piece, detail: Any = None) -> None:
         """Hook a piece onto the module at `path`. What is stored of it is named after `key`."""
@@ -107,7 +107,7 @@ class Delta(nn.Module):
             piece.initialise(generators)
         if model is not None:
             for _, path, piece, _ in self._attachments:
-                piece.adopt(model.get_submodule(path), generators)
+                piece.initialise_from(model.get_submodule(path), generators)
         return self
 
     @contextmanager
@@ -118,9 +118,9 @@ class Delta(nn.Module):
                 stack.callback(how(model.get_submodule(path), piece, self.runs, detail))
             yield
 
-    def folded(self) -> "Delta":
+    def for_inference(self) -> "Delta":
         """The delta as it is kept and served after training: without what only helped to train it."""
-        kept: dict[int, Piece | None] = {id(piece): piece.folded() for piece in self._pieces()}
+        kept: dict[int, Piece | None] = {id(piece): piece.for_inference() for piece in self._pieces()}
         if all(kept[id(piece)] is piece for piece in self._pieces()):
             return self
         folded = Delta(self.runs)
@@ -177,7 +177,7 @@ class Delta(nn.Module):
                     raise ValueError(f"{name}: {tuple(state[name].shape)} is not {tuple(tensor[run].shape)}")
                 tensor[run] = state[name]
         for piece in self._pieces():
-            piece.restored()
+            piece.after_load()
 
     def save(self, folder: Path, run: int, name: str = "adapter") -> None:
         save_file(self.state_of(run), folder / f"{name}.safetensors")

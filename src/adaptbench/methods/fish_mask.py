@@ -87,7 +87,7 @@ class FishMask(TrainedMethod):
 
     fuses: ClassVar[bool] = False
     restores: ClassVar[bool] = True
-    where = "the weights"
+    attachment = "the weights"
     searches = True
     formula = "w_i trained where mean of (∂L/∂w_i)² is largest"
     source = "arXiv 2111.09839"

@@ -14,7 +14,7 @@ class FullFineTuning(TrainedMethod):
     """All parameters, on a copy of the base model."""
 
     fuses: ClassVar[bool] = False
-    where = "the weights"
+    attachment = "the weights"
     formula = "all weights trained"
     source = "arXiv 2205.05638, section 3.1"
 

@@ -31,6 +31,7 @@ from adaptbench.methods.peft_tuners import (
     check_values,
 )
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.encoders import Encoder
 
 
 @register("hf_peft")
@@ -39,7 +40,7 @@ class HuggingFacePeft(TrainedMethod):
     """`peft_type` is one of PEFT's, such as LORA, OFT or VERA; `arguments` are those of its configuration class."""
 
     fuses: ClassVar[bool] = False
-    where = "whatever PEFT's tuner attaches to"
+    attachment = "whatever PEFT's tuner attaches to"
     formula = "of the tuner"
     source = "github.com/huggingface/peft"
 
@@ -67,7 +68,14 @@ class HuggingFacePeft(TrainedMethod):
         if backbone.device.type == "meta" and self.peft_type in READ_VALUES:
             reason = NotImplementedError("a model on the meta device has none")
             raise InputError(f"{named}: reads values, and can be counted only with the model's weights") from reason
-        config = self._config("SEQ_2_SEQ_LM" if backbone.is_encoder_decoder else "CAUSAL_LM")
+        bare = isinstance(backbone, Encoder)
+        config = self._config(
+            "FEATURE_EXTRACTION" if bare else "SEQ_2_SEQ_LM" if backbone.is_encoder_decoder else "CAUSAL_LM"
+        )
+        if bare and config.is_prompt_learning:
+            raise InputError(
+                f"{named}: puts tokens before a text, which moves it under a head; prompt and prefix do not"
+            )
         model = copy.deepcopy(backbone.model)
         with torch.random.fork_rng(), torch.device(backbone.device):
             torch.manual_seed(seeds[0])

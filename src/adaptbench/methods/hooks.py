@@ -34,7 +34,7 @@ def rows(tensor: Tensor, columns: Columns) -> slice | Tensor:
     return slice(None) if columns is None else columns.places(len(tensor)).to(tensor.device)
 
 
-def output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> Undo:
+def map_output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> Undo:
     """Replace the (first) output y, or some of its columns, by piece(y)."""
 
     def hook(_module: nn.Module, _inputs: Any, result: Any) -> Any:
@@ -51,7 +51,7 @@ def output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> 
     return module.register_forward_hook(hook).remove
 
 
-def before(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo:
+def map_input(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo:
     """Replace the input x by piece(x)."""
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -60,7 +60,7 @@ def before(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo
     return module.register_forward_pre_hook(hook).remove
 
 
-def beside(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> Undo:
+def add_to_output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> Undo:
     """Add piece(x) to the output, or to some of its columns."""
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def weight(module: nn.Module, piece: nn.Module, _runs: int, name: str) -> Undo:
     return undo
 
 
-def around(module: nn.Module, piece: Any, _runs: int, _detail: Any) -> Undo:
+def around_forward(module: nn.Module, piece: Any, _runs: int, _detail: Any) -> Undo:
     """piece.begin() before every pass through the module, piece.end() after it."""
     handles = (
         module.register_forward_pre_hook(lambda *_: piece.begin()),

@@ -56,14 +56,14 @@ class IA3(PeftMethod):
     In a gated feed-forward l_ff on that input equals l_ff on the output of the linear branch (T5's `wi_1`).
     """
 
-    where = "linear maps"
+    attachment = "linear maps"
     formula = "l_k ⊙ K, l_v ⊙ V, (l_ff ⊙ γ(x W_1)) W_2"
     source = "arXiv 2205.05638, section 3.3"
     merges = True
     pretrained: str | None = None
     """Vectors to start from (paper, section 3.4): a folder, microworld:<name>, or the released `.pt`; null: ones."""
 
-    def missing(self) -> str | None:
+    def missing_files(self) -> str | None:
         if self.pretrained is None or vectors_file(self.pretrained).is_file():
             return None
         return (
@@ -75,7 +75,7 @@ class IA3(PeftMethod):
     def start(self, delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
         if self.pretrained is None:
             return
-        if problem := self.missing():
+        if problem := self.missing_files():
             raise InputError(problem)
         file = vectors_file(self.pretrained)
         state = released_vectors(file, backbone.anatomy) if file.suffix == ".pt" else load_file(file)
@@ -88,9 +88,9 @@ class IA3(PeftMethod):
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         for site in anatomy.linear("k", "v"):
-            delta.scale_or_shift(site, ScaleOutput(runs, site.d_out))
+            delta.map_output(site, ScaleOutput(runs, site.d_out))
         for site in anatomy.linear("ff_out"):
-            delta.before(site, ScaleInput(runs, site.d_in))
+            delta.map_input(site, ScaleInput(runs, site.d_in))
         return delta
 
 

@@ -32,8 +32,7 @@ class InContextLearning(Method):
     `budget` tokens, if that is less). Where over-long prompts may be truncated, demonstrations may take half the room.
     """
 
-    where: ClassVar[str] = "the prompt"
-    formula: ClassVar[str] = "p(y | x_1, y_1, ..., x_K, y_K, x)"
+    attachment = "the prompt"
     source: ClassVar[str] = "arXiv 2005.14165"
 
     separator: str = "\n\n"
@@ -67,14 +66,15 @@ class InContextLearning(Method):
         if self.calibrated and not self.content_free:
             raise InputError("method.content_free=[]: calibration needs at least one content-free input")
 
-    def equation(self) -> str:
+    @property
+    def formula(self) -> str:
         if self.channel:
             return "p(x | y_1, x_1, ..., y_K, x_K, y)"
         if self.each_alone:
             return f"{'Π_k' if self.strategy == 'ensemble_product' else '1/K Σ_k'} p(y | x_k, y_k, x)"
         if self.calibrated:
-            return f"{self.formula} / p(y | x_1, y_1, ..., x_K, y_K, content-free)"
-        return self.formula
+            return "p(y | x_1, y_1, ..., x_K, y_K, x) / p(y | x_1, y_1, ..., x_K, y_K, content-free)"
+        return "p(y | x_1, y_1, ..., x_K, y_K, x)"
 
     @property
     def each_alone(self) -> bool:

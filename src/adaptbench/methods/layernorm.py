@@ -12,7 +12,7 @@ from adaptbench.models.anatomy import Anatomy
 class LayerNorm(PeftMethod):
     """Every layer norm: those of the sublayers and the last ones of the stacks."""
 
-    where = "norms"
+    attachment = "norms"
     formula = "w ⊙ norm(x) + b, w and b trained"
     source = "arXiv 2205.05638, appendix D"
     merges = True

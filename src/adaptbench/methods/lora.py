@@ -41,7 +41,7 @@ class LowRank(Piece):
 class LoRA(PeftMethod):
     """Low-rank updates of every attention and feed-forward matrix, as the paper has it."""
 
-    where = "linear maps"
+    attachment = "linear maps"
     formula = "x W + (α / r) x A B"
     source = "arXiv 2106.09685"
     merges = True
@@ -55,5 +55,5 @@ class LoRA(PeftMethod):
         delta = Delta(runs)
         for site in anatomy.linear(*self.targets):
             piece = LowRank(runs, site.d_in, site.d_out, self.rank, self.alpha / self.rank, self.init_scale)
-            delta.beside(site, piece)
+            delta.add_to_output(site, piece)
         return delta

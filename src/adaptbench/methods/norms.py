@@ -18,7 +18,7 @@ class NormScale(Piece):
         self.weight = nn.Parameter(torch.ones(runs, 1, width))
         self.bias = nn.Parameter(torch.zeros(runs, 1, width)) if has_bias else None
 
-    def adopt(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    def initialise_from(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
         own: Any = module
         with torch.no_grad():
             self.weight.copy_(own.weight)

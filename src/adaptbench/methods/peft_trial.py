@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adaptbench.data.batching import Batch
 from adaptbench.errors import InputError, one_line
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.encoders import Encoder, hidden_states
 from adaptbench.scoring.rank import token_log_probabilities
 
 MOVED = 0.05  # standard deviation of what is added to every parameter
@@ -40,8 +41,7 @@ def check_by_trial(backbone: Backbone, trained: Sequence[nn.Parameter], named: s
         with torch.no_grad(), _moved(trained):
             if looks_up_words:
                 _check_embeddings(backbone, batch, named)
-            together = token_log_probabilities(backbone, batch)
-            alone = _alone(backbone, batch)
+            together, alone = _both(backbone, batch)
             replaced = any(one.data_ptr() != other.data_ptr() for one, other in zip(trained, held, strict=True))
     except (torch.OutOfMemoryError, InputError):
         raise
@@ -64,6 +64,16 @@ def _batch(backbone: Backbone) -> Batch:
     seen = torch.arange(source.shape[1]) >= source.shape[1] - torch.tensor(SOURCES)[:, None]
     answered = torch.arange(targets.shape[2]) < torch.tensor(TARGETS)[..., None]
     return Batch(source, seen, targets, answered, torch.zeros(2, dtype=torch.long)).to(backbone.device)
+
+
+def _both(backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What is computed of the rows together, and of each alone: log-probabilities, or a bare model's states."""
+    if not isinstance(backbone, Encoder):
+        return token_log_probabilities(backbone, batch), _alone(backbone, batch)
+    model: Any = backbone.model
+    rows = [batch.source[n, mask][None] for n, mask in enumerate(batch.source_mask)]
+    alone = [model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0] for row in rows]
+    return hidden_states(backbone, batch.source, batch.source_mask)[batch.source_mask], torch.cat(alone)
 
 
 def _alone(backbone: Backbone, batch: Batch) -> Tensor:

@@ -73,7 +73,7 @@ class PrefixInput(Piece):
     def forward(self) -> Tensor:  # (R, P, hidden)
         return torch.baddbmm(self.bias, self.embedding, self.weight).tanh()
 
-    def folded(self) -> None:
+    def for_inference(self) -> None:
         return None
 
 
@@ -108,7 +108,7 @@ class PrefixNetwork(PrefixStates):
         both = flat.unflatten(-1, (2, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
         return both[0], both[1]
 
-    def folded(self) -> PrefixStates:
+    def for_inference(self) -> PrefixStates:
         with torch.no_grad():
             key, value = self.states()
             runs, heads, tokens, width = key.shape
@@ -126,7 +126,7 @@ class Prefix(PeftMethod):
     input (encoder self-attention, cross-attention) and for what reads the answer (decoder self-attention).
     """
 
-    where = "attention"
+    attachment = "attention"
     formula = "softmax(q [P_k; K]ᵀ) [P_v; V]"
     source = "arXiv 2101.00190"
 

@@ -66,7 +66,7 @@ def draw_prompt(delta: Delta, backbone: Backbone, seeds: Sequence[int]) -> None:
 class PromptTuning(PeftMethod):
     """P vectors before the input's own tokens, and P before the decoder's."""
 
-    where = "embeddings"
+    attachment = "embeddings"
     formula = "[p_1 … p_P; e(x)], p trained"
     source = "arXiv 2104.08691"
 
@@ -77,7 +77,7 @@ class PromptTuning(PeftMethod):
         if self.virtual_tokens < 1:
             raise InputError(f"method.virtual_tokens={self.virtual_tokens}: expected at least 1")
 
-    def room(self) -> tuple[int, int]:
+    def virtual_token_counts(self) -> tuple[int, int]:
         return self.virtual_tokens, self.virtual_tokens if self.decoder else 0
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:

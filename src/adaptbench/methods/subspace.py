@@ -67,9 +67,9 @@ class Subspace(Piece):
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         self.seed.copy_(torch.tensor([generator.initial_seed() for generator in generators]))  # type: ignore
-        self.restored()
+        self.after_load()
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         for run, seed in enumerate(self.seed.tolist()):  # type: ignore[operator]
             generator = torch.Generator().manual_seed(seed)
             for length, members in self.groups.items():
@@ -142,7 +142,7 @@ class NormShift(Piece):
         self.register_buffer("weight", torch.ones(runs, 1, width), persistent=False)
         self.register_buffer("bias", torch.zeros(runs, 1, width) if has_bias else None, persistent=False)
 
-    def adopt(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    def initialise_from(self, module: nn.Module, generators: Sequence[torch.Generator]) -> None:
         own: Any = module
         self.weight.copy_(own.weight)  # type: ignore[operator]
         if self.bias is not None:
@@ -169,7 +169,7 @@ class IntrinsicSAID(PeftMethod):
     θ starts at zero, where an outer product has no gradient: at the first step only the norms move θ.
     """
 
-    where = "linear maps and norms"
+    attachment = "linear maps and norms"
     formula = "W + λ u vᵀ, [u; v] = P θ (Fastfood)"
     source = "arXiv 2012.13255, rank-1 variant of arXiv 2205.05638"
     merges = True
@@ -183,9 +183,9 @@ class IntrinsicSAID(PeftMethod):
         if subspace.reads < self.dimension:
             raise InputError(f"method.dimension={self.dimension}: this model's projections read only {subspace.reads}")
         delta = Delta(runs)
-        delta.around("subspace", subspace)
+        delta.around_forward("subspace", subspace)
         for index, site in enumerate(linears):
-            delta.beside(site, OuterProduct(subspace, index, site.d_out))
+            delta.add_to_output(site, OuterProduct(subspace, index, site.d_out))
         for index, norm in enumerate(norms, len(linears)):
             delta.norm(norm, NormShift(subspace, index, norm.width, norm.has_bias))
         return delta

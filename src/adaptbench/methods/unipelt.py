@@ -99,7 +99,6 @@ class GatedPrefix(PrefixStates):
 class UniPELT(PeftMethod):
     """Adapters after every feed-forward, prefixes in every attention, LoRA on q and v; prompt vectors if asked."""
 
-    where = "linear maps, sublayers, attention"
     formula = "adapter, prefix and LoRA, each times sigmoid(h w + b)"
     source = "arXiv 2110.07577; with prompt vectors arXiv 2405.05493"
 
@@ -109,23 +108,24 @@ class UniPELT(PeftMethod):
     prompt_tokens: int = 0
     init_scale: float = 0.02
 
-    def place(self) -> str:
-        return f"{self.where}, embeddings" if self.prompt_tokens else self.where
+    @property
+    def attachment(self) -> str:
+        return "linear maps, sublayers, attention" + (", embeddings" if self.prompt_tokens else "")
 
-    def room(self) -> tuple[int, int]:
+    def virtual_token_counts(self) -> tuple[int, int]:
         return self.prompt_tokens, self.prompt_tokens
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
         for site in anatomy.linear("q", "v"):
-            delta.beside(site, GatedLowRank(runs, site.d_in, site.d_out, self.rank, self.init_scale))
+            delta.add_to_output(site, GatedLowRank(runs, site.d_in, site.d_out, self.rank, self.init_scale))
         for attention in anatomy.prefixed(f"method={self.name}"):
             size = (attention.heads, self.virtual_tokens, attention.head_width)
             delta.prefix(attention, GatedPrefix(runs, *size, self.init_scale, attention.width))
         for sublayer in anatomy.sublayers:
             if sublayer.role == "ff":
                 bottleneck = max(1, sublayer.width // self.reduction)
-                delta.scale_or_shift(sublayer, GatedBottleneck(runs, sublayer.width, bottleneck, self.init_scale))
+                delta.map_output(sublayer, GatedBottleneck(runs, sublayer.width, bottleneck, self.init_scale))
         if self.prompt_tokens:
             add_prompt(delta, anatomy, self.prompt_tokens)
         return delta

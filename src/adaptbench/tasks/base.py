@@ -67,6 +67,7 @@ class TaskType:
         *((4, 2, 2), (8, 2, 2), (16, 2, 2)),
         *((4, 3, 4), (8, 3, 4), (4, 4, 7)),
     )
+    bare: ClassVar[bool] = False  # asked of a model without a head of its own (`models/encoders.py`)
     demonstrates: ClassVar[bool] = True  # can be answered after demonstrations, without any training
     ranks_choices: ClassVar[bool] = False  # knows a probability of each choice, by which contexts can be combined
 

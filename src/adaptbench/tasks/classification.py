@@ -58,6 +58,7 @@ class ClassScores:
 class BareTask(TaskType):
     """What tasks have in common that read whole texts and answer by a head of their own."""
 
+    bare: ClassVar[bool] = True
     demonstrates: ClassVar[bool] = False
     probes: ClassVar[tuple[tuple[int, int, int], ...]] = ONE_TEXT
 
