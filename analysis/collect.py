@@ -42,6 +42,7 @@ MEASURES = (  # null where nobody could measure it
 EXTRAS = ("flops.predict.merged",)  # measures that not every record has
 CHOICE_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
 ANSWER_COLUMNS = ("uid", "template", "prediction", "reference", "classes")
+ROUNDING = 1e-9  # by which share of a metric's ends a score may lie beyond them
 ANSWERED = "answer"  # stands for a length normalisation where nothing is ranked
 FAILURE_COLUMNS = ("run_id", "method", "model", "dataset", "seed", "error", "traceback", "time")
 
@@ -83,6 +84,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def in_range(score: float, metric: Metric) -> bool:
+    """Between the metric's lowest and highest score, up to rounding: sacrebleu's best BLEU is 100.00000000000004."""
+    lowest, highest = (end * (1 + ROUNDING) for end in (metric.lowest, metric.highest))
+    return lowest <= score <= highest
+
+
 def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
     """The record with NaN measures as None; a ReportError naming file, field and value if it is not a record."""
     required = (*IDENTITY, *COUNTS, *SCORES, *MEASURES)
@@ -100,7 +107,7 @@ def validate(record: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in SCORES:
         if record[key] is None:
             continue
-        if not is_number(record[key]) or not metric.lowest <= record[key] <= metric.highest:
+        if not is_number(record[key]) or not in_range(record[key], metric):
             between = f"from {metric.lowest:g} to {metric.highest:g}"
             raise ReportError(f"{path}: {key} is {record[key]!r}, expected a number {between}")
     for key in MEASURES:

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from adaptbench.config import register_schemas
+from adaptbench.cell import PreparedCell
+from adaptbench.config import as_config, register_schemas
 from adaptbench.errors import InputError
+from adaptbench.launch.check import check_cells
+from adaptbench.launch.outcome import finish
+from adaptbench.launch.sweep import run_here
 from adaptbench.microworld import tasks
 from adaptbench.preflight import check_output
 from analysis.collect import load
 from analysis.summary import Arm, build_arms
-from experiments.cells import failed, refused, run_in_parallel
 from experiments.commandline import CONF, one_clear_line
-from experiments.progress import sweep_progress
 
 SIZES = ("micro_gpt_s", "micro_gpt_m", "micro_gpt_l")
 LARGEST = SIZES[-1]
@@ -44,15 +45,16 @@ def arms() -> Iterator[tuple[str, ...]]:
         yield f"model={LARGEST}", "method=icl_cached", f"shots={shots}", f"method.name=icl_{shots}"
 
 
-def cells(limit: int, output: str) -> list[DictConfig]:
+def cells(limit: int, output: str) -> list[PreparedCell]:
     register_schemas()
     common = ["recipe=micro", "name=capability", f"output={output}", f"limit={limit}", "keep_adapters=false"]
     with initialize_config_dir(CONF, version_base="1.3"):
-        return [
+        composed = [
             compose("config", [*common, f"dataset={dataset}", *arm])
             for arm in sorted(arms(), key=lambda arm: "full_ft_2000" not in arm[-1])  # the longest first
             for dataset in tasks.names()
         ]
+    return check_cells([as_config(cell) for cell in composed])
 
 
 def options(arguments: list[str]) -> dict[str, str]:
@@ -78,17 +80,17 @@ def report(folder: Path) -> list[str]:
     lines = [f"{len(datasets)} held-out tasks, chance {100 * chance:.1f}. Scores in percent (95 % interval)."]
     zero = found["micro_t0", "zero_shot"]
     saturated = [name for name, cell in zero.cells.items() if cell.scores.mean() > 0.95]
-    lines.append(f"zero-shot micro_t0: {said(zero)}, {difference(zero, chance)} against chance")
+    lines.append(f"zero-shot micro_t0: {percent(zero)}, {difference(zero, chance)} against chance")
     lines.append(f"  above 95 % on {len(saturated)} tasks{': ' if saturated else ''}{', '.join(saturated)}")
     for size in SIZES:
         own, shown = found[size, "zero_shot"], found[size, "icl_paper_shots"]
         change = difference(shown, mean(own) / 100)
-        lines.append(f"{size}: zero-shot {said(own)}, with the paper's shots {said(shown)}, {change}")
-    curve = [f"{shots}: {said(found[LARGEST, f'icl_{shots}'])}" for shots in SHOTS]
-    lines.append(f"{LARGEST} by number of shots: 0: {said(found[LARGEST, 'zero_shot'])}, {', '.join(curve)}")
+        lines.append(f"{size}: zero-shot {percent(own)}, with the paper's shots {percent(shown)}, {change}")
+    curve = [f"{shots}: {percent(found[LARGEST, f'icl_{shots}'])}" for shots in SHOTS]
+    lines.append(f"{LARGEST} by number of shots: 0: {percent(found[LARGEST, 'zero_shot'])}, {', '.join(curve)}")
     plenty, few = found["micro_t0", "full_ft_2000"], found["micro_t0", "full_ft"]
     lines.append(
-        f"full fine-tuning of micro_t0: few-shot {said(few)}, on 2,000 examples {said(plenty)}, "
+        f"full fine-tuning of micro_t0: few-shot {percent(few)}, on 2,000 examples {percent(plenty)}, "
         f"{difference(plenty, mean(few) / 100)}"
     )
     return lines
@@ -103,7 +105,7 @@ def mean(arm: Arm) -> float:
     return 100 * float(np.mean([cell.scores.mean() for cell in arm.cells.values()]))
 
 
-def said(arm: Arm) -> str:
+def percent(arm: Arm) -> str:
     low, high = arm.interval or (np.nan, np.nan)
     return f"{mean(arm):.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
@@ -119,15 +121,7 @@ def main() -> None:
     with one_clear_line():
         chosen = options(sys.argv[1:])
         check_output(Path(chosen["output"]), "output")
-        waiting = cells(int(chosen["limit"]), chosen["output"])
-        with sweep_progress(sum(len(cell.seeds) for cell in waiting)) as bar:
-            for finished in run_in_parallel(waiting, int(chosen["workers"])):
-                bar.update(finished)
-        if refused:
-            raise refused[0]
-    if failed:
-        print(f"{len(failed)} run(s) failed: {chosen['output']}/failures/", file=sys.stderr)
-        sys.exit(1)
+        finish(run_here(cells(int(chosen["limit"]), chosen["output"]), int(chosen["workers"])))
     print(*report(Path(chosen["output"])), sep="\n")
 
 

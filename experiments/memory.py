@@ -17,12 +17,11 @@ from dataclasses import asdict, replace
 import torch
 from hydra import compose, initialize_config_dir
 
+from adaptbench.cell import prepare_cell
 from adaptbench.config import register_schemas, resolve
 from adaptbench.costs.ledger import ledger_for
 from adaptbench.costs.measured import accelerator_peak, process_peak, resident
 from adaptbench.methods.base import Adaptation, TrainedMethod
-from adaptbench.models.backbone import load
-from adaptbench.runner import prepare_cell
 from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import evaluate, readings
 from experiments.bill_text import size
@@ -73,7 +72,7 @@ def measure(overrides: list[str], phase: str) -> Found:
     config = replace(config, seeds=config.seeds[:1], limit=PROMPTS, progress=False)
     before = resident()
     cell = prepare_cell(config)
-    backbone = load(config.model, config.device)
+    backbone = cell.task.type.load(config.model, config.device)
     method = config.method
     if isinstance(method, TrainedMethod):
         method = replace(method, steps=STEPS)
@@ -88,7 +87,8 @@ def measure(overrides: list[str], phase: str) -> Found:
 
     if phase == "predict":
         if isinstance(method, TrainedMethod):  # its memory must not be that of training
-            adaptation = method.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets]).for_inference()
+            untrained = method.prepare(backbone, [few_shot.seed for few_shot in cell.few_shot_sets])
+            adaptation = untrained.to_task(cell.task.type).for_inference()
         else:
             adapt()
     measured, how = _peak(predict if phase == "predict" else adapt, backbone.device, before)

@@ -36,6 +36,14 @@ ARCHITECTURES = ("t5", "llama", "gpt2", "opt")
 DATA = Path(os.environ.get("ADAPTBENCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """What the programs keep between calls is not the user's own here; tests that run at the same time share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real few-shot data; tests that need it are skipped where it is absent."""

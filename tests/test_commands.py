@@ -9,7 +9,6 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from adaptbench.commands import PROGRAMS, main
-from experiments import cells
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,8 +21,6 @@ def adaptbench(monkeypatch, tmp_path):
 
     def call(*arguments: str) -> object:
         GlobalHydra.instance().clear()
-        for counted in (cells.failed, cells.refused, cells.priced):
-            counted.clear()
         monkeypatch.setattr(sys, "argv", ["adaptbench", *arguments])
         try:
             main()

@@ -21,15 +21,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from adaptbench.cell import PreparedCell
 from adaptbench.commands import PROGRAMS
 from adaptbench.config import register_schemas, resolve
+from adaptbench.costs.estimate import Estimate
+from adaptbench.launch import cells, grid
 from adaptbench.methods import METHODS
-from adaptbench.runner import prepare_cell
-from adaptbench.schema import Config
-from experiments import cells, pretrain
+from experiments import pretrain
 from experiments.commandline import CONF, program_arguments
-from experiments.dry_run import Estimate
-from hydra_plugins import sequential_launcher
 from tests.conftest import DATA
 
 ROOT = Path(__file__).parents[1]
@@ -135,8 +134,6 @@ class Outcome:
 def run(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Outcome:
     """`python -m module arguments` in this process."""
     GlobalHydra.instance().clear()
-    for counted in (cells.failed, cells.refused, cells.priced):
-        counted.clear()
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     out, err, code = io.StringIO(), io.StringIO(), 0
     main = importlib.import_module(f"{module}.__main__" if module == "experiments.bench" else module).main
@@ -180,24 +177,17 @@ def reader(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("ADAPTBENCH_DATA", str(DATA))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    belongs, kept = sequential_launcher.belongs, []
-
-    def first_two(overrides, entries) -> bool:
-        if len(kept) < 2 and belongs(overrides, entries):
-            kept.append(overrides)
-            return True
-        return False
-
-    monkeypatch.setattr(sequential_launcher, "belongs", first_two)
+    belonging = grid.belonging
+    monkeypatch.setattr(grid, "belonging", lambda cells, entries: belonging(cells, entries)[:2])
     monkeypatch.setattr(cells, "estimate", unpriced)
     monkeypatch.setattr(pretrain, "train", not_trained)
     monkeypatch.setattr(pretrain, "ship", lambda *_: Path("weights"))
     return place
 
 
-def unpriced(config: Config) -> Estimate:
+def unpriced(cell: PreparedCell) -> Estimate:
     """A dry run's work but for counting FLOPs, which takes long for large models and has tests of its own."""
-    cell = prepare_cell(config)
+    config = cell.config
     assert cell.prompts
     names = config.method.name, config.model.name, config.dataset.name
     return Estimate(*names, len(config.seeds), 0, 0, 0, "counted")

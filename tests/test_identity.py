@@ -11,10 +11,11 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
+from adaptbench.cell import prepare_cell
 from adaptbench.config import register_schemas, resolve
 from adaptbench.models import identity
 from adaptbench.record import RunStore
-from adaptbench.runner import prepare_cell, run_cell
+from adaptbench.runner import run_cell
 from experiments.commandline import CONF
 
 
@@ -51,11 +52,11 @@ def other_weights(folder: Path) -> None:
 
 def test_other_weights_at_the_same_path_are_another_run(cell, tmp_path):
     config = cell("method=zero_shot", "limit=2", "output=out")
-    (first,) = run_cell(config)
+    (first,) = run_cell(prepare_cell(config))
     assert prepare_cell(config).missing == 0
     other_weights(tmp_path / "model")
     assert prepare_cell(config).missing == 1, "the record of the old weights must not answer"
-    (second,) = run_cell(config)
+    (second,) = run_cell(prepare_cell(config))
     assert first.run_id != second.run_id
     old, new = (RunStore(tmp_path / "out").path("predictions", one.run_id, ".parquet") for one in (first, second))
     assert old.read_bytes() != new.read_bytes()

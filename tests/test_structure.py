@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from adaptbench.methods import METHODS
+from adaptbench.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src"
 PROGRAMS = REPOSITORY / "experiments"
+ANALYSIS = REPOSITORY / "analysis"
 
 
 @cache
@@ -71,14 +73,30 @@ def test_the_package_imports_neither_programs_nor_analysis():
     assert not outside
 
 
-def test_no_file_outside_methods_asks_for_a_concrete_method():
-    concrete = {method.__name__ for method in METHODS.values()}
-    files = [path for path in SOURCE.rglob("*.py") if "methods" not in path.parts] + list(PROGRAMS.rglob("*.py"))
+@pytest.mark.parametrize(("package", "registry"), [("methods", METHODS), ("tasks", TASKS)])
+def test_no_file_outside_its_package_asks_for_a_concrete_class(package, registry):
+    concrete = {kind.__name__ for kind in registry.values()}
+    inside = SOURCE / "adaptbench" / package
+    files = [path for folder in (SOURCE, PROGRAMS, ANALYSIS) for path in folder.rglob("*.py")]
     asking = {
         f"{path.relative_to(REPOSITORY)}:{node.lineno}"
         for path in files
+        if inside not in path.parents
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass")
         if concrete & {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
     }
     assert not asking
+
+
+def test_only_metrics_speak_of_accuracy():
+    """Elsewhere a score is a score, whatever a data set's metric is: comments, docstrings and texts included."""
+    files = [path for folder in (SOURCE, ANALYSIS) for path in folder.rglob("*.py") if "metrics" not in path.parts]
+    assert len(files) > 100
+    speaking = {
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "accurac" in line.lower()
+    }
+    assert not speaking

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from adaptbench import preflight, tracking
+from adaptbench.launch import progress, workers
+from adaptbench.launch.outcome import Outcome
 from adaptbench.record import KEYS, RunRecord
 from adaptbench.schema import TrackingConfig
 from adaptbench.tracking import NoTracker, WandbTracker, tracker
-from experiments import cells
 from tests.end_to_end.conftest import call  # noqa: F401  (a fixture)
 from tests.end_to_end.test_runs import records
 
@@ -69,7 +70,7 @@ def service(monkeypatch):
 def forget() -> None:
     """As a new process: it has neither tried the tracker nor lost it."""
     tracking.out_of_reach.clear()
-    cells.warned.clear()
+    progress._warned.clear()
     preflight._tracking.cache_clear()
 
 
@@ -172,7 +173,7 @@ def test_what_was_finished_before_a_tracker_was_asked_for_is_mirrored_too(call, 
 def test_an_outage_in_a_worker_is_said_by_its_parent(monkeypatch, capsys):
     """Workers have no fake service; what they send back is what counts."""
     forget()
-    outcome = ([], [], [], {"tracking=wandb (online)": "gone"})
+    outcome = Outcome(unreached={"tracking=wandb (online)": "gone"})
 
     class Pool:
         def __init__(self, *_: object, **__: object):
@@ -194,11 +195,8 @@ def test_an_outage_in_a_worker_is_said_by_its_parent(monkeypatch, capsys):
         def result(self):
             return outcome
 
-    class Cell:
-        seeds = (0, 1)
-
-    monkeypatch.setattr(cells, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(cells, "as_completed", list)
-    assert list(cells.run_in_parallel([Cell(), Cell()], workers=2)) == [2, 2]
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(workers, "as_completed", list)
+    assert [cell for cell, _ in workers.run_in_parallel(["first", "second"], workers=2)] == ["first", "second"]
     assert len(lines(capsys)) == 1
     forget()

@@ -50,11 +50,29 @@ def resolve(composed: DictConfig) -> Config:
     Raises:
         InputError: names the field, its value and what was expected.
     """
+    return check(as_config(composed))
+
+
+def as_config(composed: DictConfig) -> Config:
+    """The composed configuration as dataclasses, of the right types and no more.
+
+    Raises:
+        InputError: a value is missing, or a reference leads nowhere.
+    """
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(config, Config)
+    return config
+
+
+def check(config: Config) -> Config:
+    """The configuration with names resolved that depend on each other, once all its values are such as can be.
+
+    Raises:
+        InputError: names the field, its value and what was expected.
+    """
     if not isinstance(config.method, Method):
         raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
     config.dataset.labels = label_mapping(config.dataset.labels)

@@ -1,24 +1,19 @@
 """The spine: one cell (a method on a model and a dataset, for some seeds), from configuration to records."""
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from adaptbench import provenance
-from adaptbench.config import question, run_id, scientific
+from adaptbench.cell import PreparedCell
+from adaptbench.config import scientific
 from adaptbench.costs.ledger import Bill, ledger_for
-from adaptbench.data.example import TaskData, fingerprint, wording
-from adaptbench.data.fewshot import FewShotSet, draw
-from adaptbench.data.prompts import DRAWN, evaluation_prompts
-from adaptbench.data.sources import load_task
-from adaptbench.data.templates import NotApplicable, Prompt
+from adaptbench.data.example import fingerprint
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
 from adaptbench.preflight import check_output, preflight
@@ -32,73 +27,17 @@ from adaptbench.tracking import tracker
 SKIPPED_NAMED = 100  # bad rows that a record names; it counts all
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell whose data have been read and checked: everything that can be wrong before a model is loaded."""
-
-    config: Config
-    task: TaskData
-    prompts: Sequence[Prompt]
-    few_shot_sets: Sequence[FewShotSet]
-    run_ids: Sequence[str]
-
-    @property
-    def missing(self) -> int:
-        """Runs without a record yet."""
-        store = RunStore(Path(self.config.output))
-        return sum(not store.path("records", one, ".json").is_file() for one in self.run_ids)
-
-    @cached_property
-    def prompts_id(self) -> str:
-        """Names what was evaluated, word for word."""
-        return hashlib.sha256(repr(list(self.prompts)).encode()).hexdigest()[:16]
-
-
-def prepare_cell(config: Config) -> Cell:
-    """Read and check a cell's data.
-
-    Raises:
-        InputError: whatever is wrong with the input.
-    """
-    task = load_task(config.dataset)
-    prompts = evaluation_prompts(task, config.template, config.limit)
-    nothing_to_draw = not config.method.needs_shots and not task.train and not task.draws
-    few_shot_sets = [FewShotSet(s, ()) if nothing_to_draw else draw(task, s, config.shots) for s in config.seeds]
-    _check_few_shot(task, few_shot_sets, config.template)
-    return Cell(config, task, prompts, few_shot_sets, [_run_id(config, task, one) for one in few_shot_sets])
-
-
-def _run_id(config: Config, task: TaskData, few_shot: FewShotSet) -> str:
-    rows = task.evaluation[: config.limit]
-    seen = few_shot if config.method.needs_shots else FewShotSet(few_shot.seed, ())  # others never look at the shots
-    asked = question(config, few_shot.seed, shots=len(seen.examples), rows=len(rows))
-    return run_id(asked, seen.sha256 + fingerprint(rows) + wording(task.templates), SCHEMA)
-
-
-def _check_few_shot(task: TaskData, few_shot_sets: Sequence[FewShotSet], policy: str) -> None:
-    """Render every demonstration in every template it may be drawn in: training must not be the first to see it."""
-    templates = task.templates if policy in DRAWN else [task.template(policy)]
-    shown = [example for few_shot in few_shot_sets for example in few_shot.examples]
-    for example in {(example.origin, example.uid): example for example in shown}.values():
-        for template in templates:
-            try:
-                template.render(example.uid, example.fields, example.origin)
-            except NotApplicable:
-                if policy not in DRAWN:
-                    raise
-
-
-def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[RunRecord]:
+def run_cell(cell: PreparedCell, on_run: Callable[[], None] = lambda: None) -> list[RunRecord]:
     """Run what has not been run yet of a cell, and return its records (without those of failed runs).
 
     Args:
         on_run: called once for every run that has been accounted for.
     """
-    cell = prepare_cell(config)
+    config = cell.config
     store = RunStore(Path(config.output))
     track = tracker(config.tracking, store.root)
-    records = {one: record for one in cell.run_ids if (record := store.load(one)) is not None}
-    waiting = [run for run, one in enumerate(cell.run_ids) if one not in records]
+    records = {run_id: record for run_id in cell.run_ids if (record := store.load(run_id)) is not None}
+    waiting = [run for run, run_id in enumerate(cell.run_ids) if run_id not in records]
     preflight(config, waiting=len(waiting))
     for record in records.values():  # finished earlier, perhaps without a tracker
         track.log(record)
@@ -110,7 +49,7 @@ def run_cell(config: Config, on_run: Callable[[], None] = lambda: None) -> list[
             track.log(record)
         for _ in group:
             on_run()
-    return [records[one] for one in cell.run_ids if one in records]
+    return [records[run_id] for run_id in cell.run_ids if run_id in records]
 
 
 def _fused_groups(runs: list[int], config: Config) -> list[list[int]]:
@@ -119,7 +58,7 @@ def _fused_groups(runs: list[int], config: Config) -> list[list[int]]:
     return [runs[start : start + size] for start in range(0, len(runs), size)]
 
 
-def _attempt(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
+def _attempt(cell: PreparedCell, group: list[int], store: RunStore) -> list[RunRecord]:
     """Run a group. What goes wrong is recorded, counted, and tried again next time; other groups go on."""
     try:
         return _run_group(cell, group, store)
@@ -131,7 +70,7 @@ def _attempt(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
         return []
 
 
-def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]:
+def _run_group(cell: PreparedCell, group: list[int], store: RunStore) -> list[RunRecord]:
     """Adapt, evaluate, bill and record some runs in one pass."""
     config, started = cell.config, now()
     backbone = cell.task.type.load(config.model, config.device)
@@ -171,7 +110,7 @@ def _run_group(cell: Cell, group: list[int], store: RunStore) -> list[RunRecord]
     return records
 
 
-def _identity(cell: Cell, run: int) -> dict[str, Any]:
+def _identity(cell: PreparedCell, run: int) -> dict[str, Any]:
     config = cell.config
     return {
         "run_id": cell.run_ids[run],
@@ -186,7 +125,7 @@ def _identity(cell: Cell, run: int) -> dict[str, Any]:
 
 
 def _record(
-    cell: Cell,
+    cell: PreparedCell,
     run: int,
     adaptation: Adaptation,
     index: int,
@@ -244,7 +183,7 @@ def _record(
     }
 
 
-def _store_adapter(cell: Cell, adaptation: Adaptation, index: int, run: int, store: RunStore) -> int:
+def _store_adapter(cell: PreparedCell, adaptation: Adaptation, index: int, run: int, store: RunStore) -> int:
     """Write what a user would keep, and return its size in bytes."""
     folder = store.adapter_folder(cell.run_ids[run])
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,11 @@
-"""Hydra plugins for sweeps: cells run by model, so that it is loaded once; bad input is found before anything runs.
+"""Hydra plugins for sweeps, a thin face on `adaptbench.launch`.
 
-Hydra's own launcher knows neither which cells of a grid belong to an experiment nor how much work is left, and its
-sweeper composes every cell once more than needed. (The package's name is Hydra's: it accepts plugins from here only.)
+The sweeper decides which cells of a grid there are and checks them all, whatever the launcher; Hydra's own would
+compose every cell just to see whether it can. (The package's name is Hydra's: it accepts plugins from here only.)
 """
 
 import copy
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
@@ -36,82 +36,82 @@ _store.store(group="hydra/launcher", name="sequential", node=SequentialLauncherC
 _store.store(group="hydra/sweeper", name="grid", node=GridSweeperConfig, provider="adaptbench")
 
 
-class GridSweeper(BasicSweeper):
-    """Hydra's grid, without composing every cell to see whether it can be: a launcher that checks does that."""
-
-    def sweep(self, arguments: list[str]) -> Any:
-        from adaptbench.preflight import check_output
-
-        assert self.config is not None
-        check_output(Path(self.config.output), "output")  # before Hydra writes its multirun.yaml there
-        return super().sweep(arguments)
-
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        if not isinstance(self.launcher, SequentialLauncher):
-            super().validate_batch_is_legal(batch)
-
-
 class SequentialLauncher(BasicLauncher):
-    """Drops the cells outside the experiment, checks all others, then runs them, one per worker at a time."""
+    """Cells run on this machine: `GridSweeper` does it; under other sweepers, one after the other as Hydra does."""
 
     def __init__(self, workers: int = 1):
         super().__init__()
         self.workers = workers
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from adaptbench.config import resolve
-        from adaptbench.preflight import check_room, preflight
-        from adaptbench.runner import prepare_cell
-        from experiments.cells import run_in_parallel
-        from experiments.progress import announce, sweep_progress
 
+class GridSweeper(BasicSweeper):
+    """The cells of a grid that belong to the experiment, composed and checked before any of them is launched."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.task = task_function
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from adaptbench.errors import InputError
+        from adaptbench.launch.check import check_cells
+        from adaptbench.launch.compositions import compose_all
+        from adaptbench.launch.grid import belonging, check_entries
+        from adaptbench.launch.sweep import run_elsewhere, run_here
+        from adaptbench.preflight import check_output
+
+        assert self.config is not None
+        assert self.launcher is not None
+        check_output(Path(self.config.output), "output")  # before anything is written there
+        overrides = self._overrides(arguments)
+        (grid,) = self.split_arguments(overrides, None)
+        entries = check_entries(OmegaConf.to_object(self.config.cells), lambda group: self._options(group, overrides))
+        wanted = [list(cell) for cell in belonging(grid, entries)]
+        if not wanted:
+            raise InputError("cells: none of the cells that were asked for belongs to this experiment")
+        cells = check_cells(compose_all(wanted, self._compose, self._folders(), self.config.hydra.overrides.hydra))
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        if isinstance(self.launcher, SequentialLauncher):
+            outcome = run_here(cells, self.launcher.workers)
+        else:
+            outcome = run_elsewhere(cells, lambda: self._launched(wanted))
+        self.task.outcomes = [outcome]
+        return outcome
+
+    def _overrides(self, arguments: list[str]) -> list[Override]:
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return parser.parse_overrides([*self._parse_config(), *arguments])
+
+    def _options(self, group: str, overrides: Sequence[Override]) -> list[str] | None:
+        """What a group can be, or what a single setting is swept over; None where it is neither."""
+        assert self.hydra_context is not None
+        options = list(self.hydra_context.config_loader.get_group_options(group))
+        swept = [value for override in overrides if override.get_key_element() == group for value in _values(override)]
+        return options or swept or None
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
         assert self.hydra_context is not None
         assert self.config is not None
-        assert self.task_function is not None
-        setup_globals()
-        entries: Any = OmegaConf.to_object(self.config.cells)
-        wanted = sorted(
-            (overrides for overrides in job_overrides if belongs(overrides, entries)),
-            key=lambda overrides: first_entry(overrides, entries),
-        )
-        composed = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(wanted)]
-        configs = [resolve(without_hydra(cell)) for cell in composed]
-        checked = [prepare_cell(config) for config in configs]
-        needed: Counter[str] = Counter()
-        for one in checked:
-            if not one.config.dry_run:
-                needed[one.config.output] += preflight(one.config, one.missing)
-        for output, size in needed.items():
-            check_room(Path(output), size, "output")
-        runs, show = sum(len(config.seeds) for config in configs), all(config.progress for config in configs)
-        if show:
-            announce(configs, sum(cell.missing for cell in checked))
-        if self.workers > 1:
-            with sweep_progress(runs, show) as bar:
-                for finished in run_in_parallel([without_hydra(cell) for cell in composed], self.workers):
-                    bar.update(finished)
-            return []
-        results = []
-        with sweep_progress(runs, show):
-            for cell in composed:
-                results.append(
-                    run_job(
-                        hydra_context=self.hydra_context,
-                        task_function=self.task_function,
-                        config=cell,
-                        job_dir_key="hydra.sweep.dir",
-                        job_subdir_key="hydra.sweep.subdir",
-                    )
-                )
-        return results
+        return without_hydra(self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides)))
 
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+    def _folders(self) -> list[Path]:
         assert self.hydra_context is not None
-        assert self.config is not None
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
-        return composed
+        paths = [source.path for source in self.hydra_context.config_loader.get_search_path().get_path()]
+        return [Path(path.removeprefix("file://")) for path in paths if path and "pkg://" not in path]
+
+    def _launched(self, cells: Sequence[Sequence[str]]) -> Iterator[Any]:
+        """Outcomes of cells that a launcher runs somewhere, so many at a time as it was told."""
+        assert self.launcher is not None
+        size = self.max_batch_size or len(cells)
+        for start in range(0, len(cells), size):
+            for job in self.launcher.launch(cells[start : start + size], initial_job_idx=start):
+                yield job.return_value  # raises what the job raised
+
+
+def _values(override: Override) -> Iterable[str]:
+    return override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
@@ -120,20 +120,3 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     with open_dict(config):
         del config["hydra"]
     return config
-
-
-def belongs(overrides: Sequence[str], entries: Sequence[dict[str, Any]]) -> bool:
-    """Whether a cell of the grid is part of its experiment: it matches one entry of `cells`, or there is none."""
-    return not entries or first_entry(overrides, entries) < len(entries)
-
-
-def first_entry(overrides: Sequence[str], entries: Sequence[dict[str, Any]]) -> int:
-    """Position of the first entry of `cells` that a cell matches (entries are run in their order); else their number.
-
-    Only what the sweep varies can be outside: a group the overrides do not name matches every entry.
-    """
-    chosen = dict(one.split("=", 1) for one in overrides if "=" in one)
-    for position, entry in enumerate(entries):
-        if all(chosen.get(group, allowed[0]) in allowed for group, allowed in entry.items()):
-            return position
-    return len(entries)

@@ -10,7 +10,7 @@ import pytest
 
 from adaptbench.metrics import get
 from analysis import archive, charts, cost_figures, figures, report, tables
-from analysis.collect import judged, load
+from analysis.collect import ReportError, judged, load
 from analysis.published import published_table4
 from analysis.summary import summarise
 from analysis.typeset import Best, latex
@@ -301,6 +301,22 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, make, says):
     error = capsys.readouterr().err.strip()
     assert says in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("end", [100.00000000000004, 100 * (1 + 1e-9), 0.0])
+def test_the_best_score_may_be_rounded(tmp_path, end):
+    """sacrebleu's BLEU of perfect translations is 100.00000000000004."""
+    write_run(tmp_path, record("a", metric="bleu", score=end, chance=None))
+    assert load(tmp_path).records["score"].tolist() == [end]
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"), [("bleu", 100.0001), ("bleu", -1e-8), ("matthews", -1.0001), ("bleu", float("nan"))]
+)
+def test_a_score_beyond_its_metrics_ends_is_refused(tmp_path, metric, score):
+    write_run(tmp_path, record("a", metric=metric, score=score, chance=None))
+    with pytest.raises(ReportError, match=r"score is .*, expected a number from -?\d+ to \d+"):
+        load(tmp_path)
 
 
 def test_a_stand_in_for_a_test_set_is_named_under_the_tables(tmp_path):

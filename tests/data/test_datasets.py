@@ -226,7 +226,7 @@ def test_storycloze_reads_its_licensed_files(tmp_path, real_data, prompts):
 
 
 def test_zero_shot_needs_no_training_rows(tmp_path):
-    from adaptbench.runner import prepare_cell
+    from adaptbench.cell import prepare_cell
 
     (tmp_path / "e.csv").write_text("text,label\na,no\nb,yes\n")
     register_schemas()

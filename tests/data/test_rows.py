@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from adaptbench.cell import prepare_cell
 from adaptbench.config import register_schemas, resolve
 from adaptbench.data.example import fingerprint
 from adaptbench.data.fewshot import draw
@@ -14,7 +15,6 @@ from adaptbench.data.sources import load_task
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError, RowError
 from adaptbench.methods.icl import _emptied
-from adaptbench.runner import prepare_cell
 from adaptbench.schema import Config, DatasetConfig
 
 ASKS = "{{text}} ||| {{answer_choices[label]}}"

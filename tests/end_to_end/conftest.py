@@ -19,9 +19,6 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def run(*arguments: str) -> int:
         GlobalHydra.instance().clear()
-        program.failed.clear()
-        program.refused.clear()
-        program.priced.clear()
         monkeypatch.setattr(sys, "argv", ["experiments.run", *arguments])
         try:
             program.main()

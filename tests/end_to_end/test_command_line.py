@@ -7,8 +7,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from adaptbench.cell import prepare_cell
 from adaptbench.config import register_schemas, resolve
-from adaptbench.runner import prepare_cell
 
 CONF = Path(__file__).parents[2] / "conf"
 

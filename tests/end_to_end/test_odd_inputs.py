@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from adaptbench.cell import PreparedCell, prepare_cell
 from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
-from adaptbench.runner import Cell, prepare_cell
 from experiments.commandline import CONF, program_arguments
 from tests.end_to_end.test_runs import records
 
@@ -28,7 +28,7 @@ def prepare(monkeypatch):
     monkeypatch.chdir(FOLDER)
     register_schemas()
 
-    def cell(*arguments: str) -> Cell:
+    def cell(*arguments: str) -> PreparedCell:
         GlobalHydra.instance().clear()
         fixed = (f"hydra.searchpath=[file://{FOLDER}]", "dataset.shots=2", "seeds=[0]", "method=ia3", "template=plain")
         with initialize_config_dir(CONF, version_base="1.3"):

@@ -2,7 +2,7 @@
 
 import threading
 
-from experiments import cells
+from adaptbench.launch import sweep, workers
 from tests.end_to_end.test_runs import SMALL, lasting, records
 
 SWEEP = ("-m", "method=ia3,zero_shot,icl", "dataset=micro_cb,micro_rte", *SMALL)
@@ -35,12 +35,12 @@ def test_a_dry_run_in_workers_prices_every_cell(call, tmp_path, capsys):
 
 
 def test_bad_input_is_found_before_any_worker_starts(call, capsys, monkeypatch):
-    monkeypatch.setattr(cells, "run_in_parallel", lambda *_: 1 / 0)
+    monkeypatch.setattr(sweep, "run_in_parallel", lambda *_: 1 / 0)
     assert call("-m", "method=ia3", "shots=8,99999", *SMALL, "hydra.launcher.workers=2") == 2
     assert "only 2400 training rows" in capsys.readouterr().err
 
 
 def test_a_worker_ends_with_its_parent():
     ended = threading.Event()
-    cells._die_with(parent=-1, every=0.01, exit_now=lambda _code: ended.set())
+    workers._die_with(parent=-1, every=0.01, exit_now=lambda _code: ended.set())
     assert ended.wait(5)

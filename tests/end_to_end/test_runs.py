@@ -59,7 +59,7 @@ def test_a_finished_run_is_never_run_twice(call, tmp_path, monkeypatch):
     def forbidden(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("adaptbench.runner.load", forbidden)
+    monkeypatch.setattr("adaptbench.tasks.base.load", forbidden)
     assert call("method=ia3", *SMALL) == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").rglob("*.json")}
 

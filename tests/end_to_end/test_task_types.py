@@ -32,12 +32,10 @@ def rows_file(folder: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-def dataset(folder: Path, task: str, rows: list[dict], template: dict, **more: str) -> list[str]:
+def dataset(folder: Path, task: str, rows: list[dict], **more: str) -> list[str]:
     """Overrides that name a data set of these rows, which is trained and evaluated on."""
-    yaml = [f"{key}: {json.dumps(value)}" for key, value in template.items()]
     file = rows_file(folder, rows)
-    own = [f"dataset=files_{task}", f"dataset.train={file}"]
-    own += [f"dataset.evaluation={file}", f"dataset.templates={{plain: {{{', '.join(yaml)}}}}}"]
+    own = [f"dataset=files_{task}", f"dataset.train={file}", f"dataset.evaluation={file}"]
     return own + [f"dataset.{key}={value}" for key, value in more.items()]
 
 
@@ -58,7 +56,7 @@ CLASSES = [{"text": f"the {WORDS[i % 4]} sat", "label": ("yes" if i % 2 else "no
 
 
 def test_classification_by_a_head(bert, tmp_path, monkeypatch):
-    data = dataset(tmp_path, "classification", CLASSES, {"text": "{{text}}"}, labels="{no: 0, yes: 1}")
+    data = dataset(tmp_path, "classification", CLASSES, labels="{no: 0, yes: 1}")
     output = tmp_path / "out"
     for method in ("lora", "bitfit", "adapter", "prefix", "prompt_10", "full_ft"):
         ran(monkeypatch, *data, f"model.path={bert}", f"method={method}", f"output={output}")
@@ -86,10 +84,9 @@ def test_classification_by_a_head(bert, tmp_path, monkeypatch):
 
 def test_a_pair_and_a_number(bert, tmp_path, monkeypatch):
     rows = [{"a": f"the {WORDS[i % 4]}", "b": "a dog ran", "similar": i % 4} for i in range(24)]
-    data = dataset(
-        tmp_path, "classification", rows, {"text": "{{a}}", "pair": "{{b}}"}, regression="true",
-        columns="{label: similar}", metric="spearman",
-    )  # fmt: skip
+    templates = ["dataset.templates.plain.text='{{a}}'", "dataset.templates.plain.pair='{{b}}'"]
+    own = {"regression": "true", "columns": "{label: similar}", "metric": "spearman"}
+    data = [*dataset(tmp_path, "classification", rows, **own), *templates]
     output = tmp_path / "out"
     ran(monkeypatch, *data, f"model.path={bert}", "method=lora", f"output={output}")
     for record in records(output):
@@ -102,7 +99,7 @@ def test_a_pair_and_a_number(bert, tmp_path, monkeypatch):
 
 def test_generation_trains_and_decodes(model_folders, tmp_path, monkeypatch):
     rows = [{"text": f"the {WORDS[i % 4]} sat", "references": [f"{WORDS[i % 4]}", "a"]} for i in range(16)]
-    data = dataset(tmp_path, "generation", rows, {"jinja": "{{text}}"}, **{"decoding.max_new_tokens": "6"})
+    data = dataset(tmp_path, "generation", rows, **{"decoding.max_new_tokens": "6"})
     for architecture in ("t5", "llama"):
         output = tmp_path / architecture
         for method in ("ia3", "zero_shot", "icl", *(["icl_cached"] if architecture == "llama" else [])):
@@ -134,7 +131,7 @@ def squad(count: int) -> dict:
 
 
 def test_spans_of_a_squad_file(bert, tmp_path, monkeypatch):
-    data = dataset(tmp_path, "spans", [], {"question": "{{question}}"}, stride="8")
+    data = dataset(tmp_path, "spans", [], stride="8")
     file = tmp_path / "squad.json"
     file.write_text(json.dumps(squad(12)))
     assert len(list(read_rows(file, "squad"))) == 12
@@ -162,7 +159,7 @@ def test_spans_of_a_squad_file(bert, tmp_path, monkeypatch):
     ],
 )
 def test_what_a_task_cannot_be_is_refused_in_one_line(bert, tmp_path, monkeypatch, capsys, overrides, said):
-    data = dataset(tmp_path, "classification", CLASSES, {"text": "{{text}}"}, labels="{no: 0, yes: 1}")
+    data = dataset(tmp_path, "classification", CLASSES, labels="{no: 0, yes: 1}")
     with pytest.raises(SystemExit) as stopped:
         ran(monkeypatch, *data, f"model.path={bert}", f"output={tmp_path / 'out'}", *overrides)
     error = capsys.readouterr().err

@@ -98,9 +98,9 @@ def test_f1_of_one_class_refuses_three_classes():
         get("f1").score([0, 1, 2], [0, 1, 2], 3)
 
 
-@pytest.mark.parametrize("name", ["f1_micro", "f1_macro", "matthews"])
+@pytest.mark.parametrize("name", ["f1", "f1_micro", "f1_macro", "matthews"])
 def test_metrics_over_classes_need_their_number(name):
-    with pytest.raises(InputError, match="number of classes"):
+    with pytest.raises(InputError, match=f"{name}: there is no number of classes; use one of accuracy"):
         get(name).score([0, 1], [0, 1])
 
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from adaptbench.metrics import get
 from adaptbench.metrics.squad import normalised
+from tests.metrics.references import REFERENCES
 
-TEXT = st.text(alphabet="ab the,.'!-AThé\n", max_size=20)
+TEXT = st.text(alphabet="ab the,.'!-AThé«\n", max_size=20)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,15 @@ def test_normalisation(text, words):
 def test_scores_of_one_answer(answer, references, exact, f1):
     assert get("exact_match").score([answer], [references]) == exact
     assert get("token_f1").score([answer], [references]) == pytest.approx(f1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=5))
+def test_scores_of_any_texts_are_those_of_an_implementation_apart(items):
+    answers, references = [answer for answer, _ in items], [texts for _, texts in items]
+    for name in ("exact_match", "token_f1"):
+        expected = REFERENCES[name](answers, references, 0)
+        assert get(name).score(answers, references) == pytest.approx(expected, rel=1e-12), name
 
 
 def test_scores_are_the_mean_over_items():

@@ -8,24 +8,33 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    BertForSequenceClassification,
     DebertaV2Model,
-    RobertaForSequenceClassification,
+    T5EncoderModel,
 )
+from transformers.models.t5.modeling_t5 import T5ClassificationHead
 
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.methods.base import Method, PeftMethod
 from adaptbench.models.anatomy import anatomy_of
 from adaptbench.models.encoders import hidden_states, pooled
-from adaptbench.models.heads import INIT_SCALE, ClassificationHead, SpanHead, dropout_of, start_head
+from adaptbench.models.heads import (
+    INIT_SCALE,
+    ClassificationHead,
+    SpanHead,
+    classification_head,
+    dropout_of,
+    start_head,
+)
 from adaptbench.training.optim import AdamW, RunOptimizer
 from tests.methods.roster import VARIANTS
-from tests.models.bare import DEBERTA, rows_of
+from tests.models.bare import rows_of
+from tests.models.classifiers import KNOWN, classifier_of_transformers, made_different
 
 SEEDS = (3, 11, 7)
 CLASSES = 3
+# Parts that are computed in single precision in a double model, too: DeBERTa's scale, OPT's softmax, Llama's norms.
+TOLERANCE = {"deberta_v2": 1e-7, "deberta_v3": 1e-7, "opt": 1e-6, "llama": 1e-5}
 ON_THE_WEIGHTS = ("full_ft", "fish_mask", "hf_peft")  # one run at a time
 OF_A_LANGUAGE_MODEL = ("zero_shot", "icl")  # no gradient that could train a head
 
@@ -45,32 +54,44 @@ def doubled(encoder):
 def copied(dense, linear, run=0):
     with torch.no_grad():
         dense.weight[run] = linear.weight.T
-        dense.bias[run, 0] = linear.bias
+        dense.bias[run, 0] = 0 if linear.bias is None else linear.bias
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("classes", [1, 4])
 def test_scores_equal_those_of_transformers_for_the_same_weights(exact, name, classes):
-    """BERT's pooler and classifier, RoBERTa's dense layer and projection; texts and pairs, right one of two runs."""
+    """Texts and pairs, each of two runs."""
     encoder = exact(name)
-    kind = BertForSequenceClassification if name == "bert" else RobertaForSequenceClassification
-    own = kind.from_pretrained(encoder.model.config._name_or_path, num_labels=classes).double().eval()
-    head = ClassificationHead(2, encoder.width, classes)
-    maps = (
-        (own.bert.pooler.dense, own.classifier) if name == "bert" else (own.classifier.dense, own.classifier.out_proj)
-    )
+    head = made_different(encoder, classification_head(encoder, 2, classes))
+    source, mask, types = rows_of(encoder)
+    kinds = {"token_type_ids": types} if encoder.token_types else {}
     with torch.no_grad():
-        for dense, linear in zip((head.dense, head.project), maps, strict=True):
-            linear.bias.normal_()
-            linear.weight.normal_(std=0.3)
-            copied(dense, linear, run=1)
-        source, mask, types = rows_of(encoder)
-        states = pooled(encoder, source, mask, types)
-        ours = head(states.expand(2, -1, -1))
-        theirs = own(input_ids=source, attention_mask=mask.long(), token_type_ids=types).logits
-    assert ours.shape == (2, len(source), classes)
-    assert (ours[1] - theirs).abs().max() < 1e-10
-    assert not ours[0].any()
+        ours = head(pooled(encoder, source, mask, types).expand(2, -1, -1))
+        assert ours.shape == (2, len(source), classes)
+        for run in range(2):
+            own = classifier_of_transformers(encoder, head, run)
+            theirs = own(input_ids=source, attention_mask=mask.long(), **kinds).logits
+            assert (ours[run] - theirs).abs().max() < TOLERANCE.get(name, 1e-10)
+    assert (ours[0] - ours[1]).abs().max() > 0.1
+    assert ours.std(1).min() > 0.05
+
+
+def test_a_t5s_scores_are_those_of_its_own_head_on_the_mean_of_its_encoders_states(exact):
+    """The library's classifier reads the text with the decoder as well; here the encoder alone does."""
+    encoder = exact("t5")
+    source, mask, types = rows_of(encoder)
+    config = copy.deepcopy(encoder.model.config)
+    config.num_labels = CLASSES
+    theirs = T5ClassificationHead(config).eval()
+    head = classification_head(encoder, 1, CLASSES)
+    copied(head.dense, theirs.dense)
+    copied(head.project, theirs.out_proj)
+    own = T5EncoderModel.from_pretrained(encoder.model.config._name_or_path).double().eval()
+    with torch.no_grad():
+        ours = head(pooled(encoder, source, mask, types)[None])[0]
+        for row, length in enumerate(mask.sum(1).tolist()):
+            mean = own(input_ids=source[row : row + 1, :length]).last_hidden_state.mean(1)
+            assert (ours[row] - theirs(mean)[0]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta_v2", "gpt2"])
@@ -85,23 +106,8 @@ def test_span_scores_equal_those_of_transformers_for_the_same_weights(exact, nam
     with torch.no_grad():
         ours = head(hidden_states(encoder, source, mask, types).flatten(0, 1)[None]).view(*source.shape, 2)
         theirs = own(input_ids=source, attention_mask=mask.long(), **kinds)
-    tolerance = 1e-7 if name in DEBERTA else 1e-10  # the library computes DeBERTa's scale in single precision
-    assert (ours[..., 0] - theirs.start_logits)[mask].abs().max() < tolerance
-    assert (ours[..., 1] - theirs.end_logits)[mask].abs().max() < tolerance
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
-def test_a_decoder_is_pooled_where_its_own_classifier_of_transformers_looks(exact, name):
-    encoder = exact(name)
-    own = AutoModelForSequenceClassification.from_pretrained(
-        encoder.model.config._name_or_path, num_labels=CLASSES, pad_token_id=encoder.pad_id
-    )
-    own = own.double().eval()
-    source, mask, types = rows_of(encoder)
-    with torch.no_grad():
-        ours = pooled(encoder, source, mask, types) @ own.score.weight.T
-        theirs = own(input_ids=source, attention_mask=mask.long()).logits
-    assert (ours - theirs).abs().max() < 1e-5  # a norm may compute in single precision
+    for column, logits in enumerate((theirs.start_logits, theirs.end_logits)):
+        assert (ours[..., column] - logits)[mask].abs().max() < TOLERANCE.get(name, 1e-10)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "t5", "llama"])
@@ -261,7 +267,13 @@ def test_dropout_is_the_models_own(bare):
     assert dropout_of(replace(bare("bert"), model=model)) == 0.1
     config.update({"classifier_dropout": 0.3})
     assert dropout_of(replace(bare("bert"), model=model)) == 0.3
-    assert dropout_of(bare("llama")) == 0.0
+    for name in ("llama", "gpt2"):  # the library's classifiers of decoders drop nothing
+        assert dropout_of(bare(name)) == 0.0
+    config = copy.deepcopy(bare("deberta_v3").model.config)
+    config.update({"cls_dropout": 0.2, "hidden_dropout_prob": 0.1})
+    model = copy.copy(bare("deberta_v3").model)
+    model.config = config
+    assert dropout_of(replace(bare("deberta_v3"), model=model)) == 0.2
 
 
 def test_half_precision_states_are_scored_in_single_precision():

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, T5Config
 
+from adaptbench.cell import prepare_cell
 from adaptbench.config import register_schemas, resolve
 from adaptbench.costs.cached import cached_memory
 from adaptbench.costs.flops import count
@@ -368,9 +369,9 @@ def test_the_record_says_how_passes_were_cut(small_memory, tmp_path):
     settings = ["limit=8", "seeds=[0,1]", "recipe.training.ia3.steps=2", "progress=false", "eval_batch_size=16"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = resolve(compose("config", [*settings, "dataset=micro_copa", "device=cpu", f"output={tmp_path}/whole"]))
-    whole = run_cell(config)
+    whole = run_cell(prepare_cell(config))
     small_memory(2 * 2 * 4, ERRORS["cpu"])  # four rows of two choices for each of two runs
-    halved = run_cell(replace(config, output=f"{tmp_path}/halved"))
+    halved = run_cell(prepare_cell(replace(config, output=f"{tmp_path}/halved")))
     for one, other in zip(whole, halved, strict=True):
         assert (one["provenance.halvings"], other["provenance.halvings"]) == (0, 2), "eight training rows; eight scored"
         assert one["provenance.slices"] == other["provenance.slices"] == 1

@@ -6,9 +6,20 @@ import pytest
 
 from adaptbench.data.example import TaskData
 from adaptbench.data.templates import UNLABELLED, Prompt
+from adaptbench.errors import InputError
 from adaptbench.metrics import get, metrics_for
-from adaptbench.scoring.scores import chance, headline, item_statistics, items, scores
+from adaptbench.scoring.scores import (
+    by_template,
+    chance,
+    check_metric,
+    classes,
+    headline,
+    item_statistics,
+    items,
+    scores,
+)
 from adaptbench.tasks.choices import Choices, ChoiceScores
+from adaptbench.tasks.classification import Classification
 
 PROMPT = Prompt("1", "t", "question", ("no", "naïve yes", "z"), 1)
 SCORES = ChoiceScores(PROMPT, (-3.0, -6.0, -2.0), (1, 4, 1))
@@ -51,6 +62,47 @@ def test_every_metric_of_the_kind_of_answer_is_scored():
 
 def test_metrics_of_two_classes_are_left_out_where_there_are_three():
     assert "f1" not in scores(CHOICES, [SCORES], "token")
+
+
+def with_choices(template: str, choices: tuple[str, ...], uid: str = "1") -> ChoiceScores:
+    return ChoiceScores(Prompt(uid, template, "question", choices, 0), (-1.0,) * len(choices), (1,) * len(choices))
+
+
+@pytest.mark.parametrize(
+    ("answers", "number"),
+    [
+        ([with_choices("a", ("no", "yes")), with_choices("a", ("no", "yes"))], 2),
+        ([with_choices("a", ("no", "yes")), with_choices("b", ("false", "true"))], 2),  # other words for the classes
+        ([with_choices("a", ("he fell", "it rained")), with_choices("a", ("she sang", "he ran"))], 0),
+        ([with_choices("a", ("no", "yes")), with_choices("a", ("yes", "no"))], 0),
+        ([with_choices("a", ("no", "yes")), with_choices("b", ("no", "maybe", "yes"))], 0),
+    ],
+)
+def test_choices_are_classes_where_a_template_offers_every_row_the_same(answers, number):
+    assert classes(CHOICES, [answer.prompt for answer in answers]) == number
+    assert list(scores(CHOICES, answers, "token")) == [metric.name for metric in metrics_for("label", number)]
+
+
+def test_rows_with_choices_of_their_own_have_one_score():
+    answers = [with_choices("a", ("he fell", "it rained")), with_choices("a", ("a cat", "a dog"), "2")]
+    assert scores(CHOICES, answers, "token") == {"accuracy": 1.0}
+    assert by_template(ACCURACY, CHOICES, answers, "token") == {"a": {"score": 1.0, "n": 2}}
+
+
+def test_a_head_has_its_classes_whatever_the_texts():
+    prompts = [Prompt(uid, "t", f"text {uid}", (), 0) for uid in "12"]
+    assert classes(Classification(4), prompts) == 4
+    assert classes(Classification(1, regression=True), prompts) == 0
+
+
+def test_a_metric_that_the_choices_do_not_suit_is_refused_before_training():
+    task = TaskData("t", 1, (), (), (), metric="matthews")
+    free = [with_choices("a", ("he fell", "it rained")).prompt, with_choices("a", ("a cat", "a dog")).prompt]
+    with pytest.raises(InputError, match="metric matthews: there is no number of classes; use one of accuracy"):
+        check_metric(task, free)
+    check_metric(task, [PROMPT])
+    with pytest.raises(InputError, match="metric f1: judges two classes, but there are 3; use one of accuracy, f1_"):
+        check_metric(replace(task, metric="f1"), [PROMPT])
 
 
 def test_an_item_counts_once_however_many_templates_phrase_it():

@@ -1,6 +1,7 @@
 """Rows to answer, and what the answers have to be."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -33,6 +34,15 @@ def batch_of(rows: Rows, already_read: int = 0) -> Batch:
 
 def before_end(ids: list[int], ends: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
+
+
+def generated(model: Any, row: list[int], ends: Sequence[int], **settings: Any) -> tuple[int, ...]:
+    """What transformers makes of one row, without padding; of a forced first token nothing is left."""
+    ids = torch.tensor([row])
+    search = {"do_sample": False, "eos_token_id": list(ends), "pad_token_id": 0, "max_new_tokens": LIMIT, **settings}
+    found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **search)[0].tolist()
+    skipped = 1 if model.config.is_encoder_decoder else len(row)
+    return before_end(found[skipped + ("forced_bos_token_id" in settings) :], ends)
 
 
 @torch.no_grad()

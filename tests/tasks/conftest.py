@@ -9,8 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from adaptbench.models.backbone import Backbone, load_backbone
+from adaptbench.models.encoders import Encoder
 from tests.conftest import WORDS, bpe_tokenizer
 from tests.models.architectures import ENCODER_DECODERS, SETTINGS, config_of, save_tiny
+from tests.models.bare import maker
 from tests.models.test_any_architecture import SCORED
 from tests.tasks.answers import ENDS
 
@@ -36,3 +38,9 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Ba
         return load_backbone.__wrapped__(f"lively_{name}", str(folder), device="cpu"), folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Encoder]:
+    """bare(name): a tiny model without its head; a name in `architectures.SETTINGS`, bert, roberta or DeBERTa's."""
+    return maker(lambda name: tmp_path_factory.mktemp(f"bare_{name}"))

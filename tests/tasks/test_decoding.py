@@ -1,7 +1,6 @@
 """Decoded answers are those of transformers' `generate` for every row alone."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,19 +16,10 @@ from adaptbench.tasks.decoding import Decoding, decode, end_ids
 from tests.conftest import WORDS, bpe_tokenizer
 from tests.methods.roster import VARIANTS
 from tests.models.architectures import config_of, save_tiny
-from tests.tasks.answers import ENDS, LENGTHS, LIMIT, batch_of, before_end, by_argmax, moved, rows_of
+from tests.tasks.answers import ENDS, LENGTHS, LIMIT, batch_of, before_end, by_argmax, generated, moved, rows_of
 
 MODELS = ("t5", "bart", "mbart", "m2m_100", "marian", "llama", "gpt2", "opt", "bloom", "falcon_rw", "mistral_windows")
 UNKNOWN = ("gpt_neo", "mamba", "pegasus")  # to this program: nobody tried padding before their rows
-
-
-def generated(model: Any, row: list[int], ends: Sequence[int], **settings: Any) -> tuple[int, ...]:
-    """What transformers makes of one row, without padding; of a forced first token nothing is left."""
-    ids = torch.tensor([row])
-    search = {"do_sample": False, "eos_token_id": list(ends), "pad_token_id": 0, "max_new_tokens": LIMIT, **settings}
-    found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **search)[0].tolist()
-    skipped = 1 if model.config.is_encoder_decoder else len(row)
-    return before_end(found[skipped + ("forced_bos_token_id" in settings) :], ends)
 
 
 @pytest.mark.parametrize("beams", [1, 5])

@@ -36,7 +36,7 @@ def cached_memory(run: MetaRun, shape: Shape, context: int) -> Memory:
     """The peak of such a batch in passes that fit, the held keys and values as an item of their own."""
     backbone = run.adaptation.backbone
     size = run.task.pass_size(backbone, shape)
-    after = replace(run.batch(replace(shape, rows=size.rows)), already_read=context)
+    after = replace(run.batch(replace(shape, rows=min(shape.rows, size.rows))), already_read=context)
     with torch.inference_mode(), run.adaptation.attached():
         states = {
             module: (torch.empty_like(key), torch.empty_like(value))  # without what reading them needed besides

@@ -116,7 +116,7 @@ def predict_memory(run: MetaRun, shape: Shape) -> Memory:
     """The peak of scoring a batch of this shape, in passes as large as the model's setting lets one run have."""
     size = run.task.pass_size(run.adaptation.backbone, shape)
     with PeakTracker(own_tensors(run)) as tracker:
-        run.predict(replace(shape, rows=size.rows), size)
+        run.predict(replace(shape, rows=min(shape.rows, size.rows)), size)
     return tracker.memory
 
 
@@ -131,7 +131,7 @@ def train_memory(run: MetaRun, shape: Shape) -> Memory:
         with tracker.as_kind("optimizer"):
             run.optimizer_step(optimizer)
         optimizer.zero_grad()
-        run.forward_backward(replace(shape, rows=size.rows), size)
+        run.forward_backward(replace(shape, rows=min(shape.rows, size.rows)), size)
         with tracker.as_kind("optimizer"):
             run.optimizer_step(optimizer)
     return tracker.memory

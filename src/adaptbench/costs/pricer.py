@@ -116,7 +116,8 @@ class Pricer:
         return shape.choices * (read + backbone.virtual_tokens_of_choice)
 
     def _fit(self, kind: str, rows: int) -> np.ndarray:
-        shapes = [Shape(rows, *probe) for probe in self._run.task.probes]
+        virtual = self.backbone.virtual_tokens  # an input without room for them is none
+        shapes = [Shape(rows, virtual + source, *rest) for source, *rest in self._run.task.probes]
         counts = np.array([self._counted(kind, shape) for shape in shapes], dtype=float)
         system = np.array([_powers(shape.source, self._choice_tokens(shape)) for shape in shapes], dtype=float)
         used = system.any(axis=0)  # a task without choices has no terms in U

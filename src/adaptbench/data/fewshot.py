@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class FewShotSet:
     seed: int
     examples: Sequence[Example]
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return fingerprint(self.examples)
 

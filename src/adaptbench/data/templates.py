@@ -9,7 +9,7 @@ a template (`{% if context %}`) and is refused where it would be shown: "None" i
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jinja2
@@ -192,10 +192,10 @@ class Template:
         names += [name for part in steering for name in part.find_all(jinja2.nodes.Name)]
         return frozenset(name.name for name in names) - {"label"}
 
-    @cached_property
+    @property
     def _compiled(self) -> tuple[jinja2.Template, jinja2.Template]:
         try:
-            return _ENVIRONMENT.from_string(self.jinja), _ENVIRONMENT.from_string(self.answer_choices)
+            return _compile(self.jinja), _compile(self.answer_choices)
         except jinja2.TemplateSyntaxError as error:
             raise InputError(
                 f"dataset {self.dataset!r}, template {self.name!r}: syntax error: {error.message}"
@@ -241,6 +241,12 @@ class TextTemplate(Template):
     def pairs(self) -> bool:
         """It gives two texts."""
         return not self.jinja.endswith(SPLIT)
+
+
+@lru_cache(maxsize=1024)
+def _compile(text: str) -> jinja2.Template:
+    """Kept here and not in a template, which travels between processes."""
+    return _ENVIRONMENT.from_string(text)
 
 
 def _protected(value: Any, field: str = "") -> Any:

@@ -48,14 +48,16 @@ class Metric:
     """The best score: 100 for BLEU and chrF."""
     signature: Callable[..., str] | None = None
     """How a library computes it, for the record; with the references as argument, their number is part of it."""
+    by_class: bool = False
+    """Tells classes apart, and says nothing where each item has choices of its own."""
     binary: bool = False
     """Judges two classes only."""
     broadcasts: bool = False
     """`statistics` takes (N,) answers and references as well, and gives (N, k): thousands of labels in one call."""
 
     def suits(self, classes: int) -> bool:
-        """Is it defined for so many classes? 0: there are none, or nobody knows how many."""
-        return not self.binary or classes in (0, 2)
+        """Is it defined for so many classes? 0: there are none."""
+        return classes == 2 if self.binary else classes > 0 or not self.by_class
 
     def check(self, classes: int = 0) -> None:
         """Find fault before anything is computed.
@@ -65,7 +67,8 @@ class Metric:
         """
         if not self.suits(classes):
             others = ", ".join(metric.name for metric in metrics_for(self.answers, classes))
-            raise InputError(f"metric {self.name}: judges two classes, but there are {classes}; use one of {others}")
+            found = f"judges two classes, but there are {classes}" if classes else "there is no number of classes"
+            raise InputError(f"metric {self.name}: {found}; use one of {others}")
         if self.signature is not None:
             self.signature()
 
@@ -97,7 +100,7 @@ class Metric:
         return np.array([self.statistics(answer, reference, classes) for answer, reference in pairs], dtype=float)
 
     def score(self, answers: Values, references: Values, classes: int = 0) -> float:
-        """The score of all items, between `lowest` and `highest`; arguments and errors as for `per_item`."""
+        """The score of all items, from `lowest` to `highest` up to rounding; arguments and errors as for `per_item`."""
         return float(self.aggregate(total(self.per_item(answers, references, classes))))
 
 
@@ -124,10 +127,10 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
-def metrics_for(kind: str, classes: int = 0) -> tuple[Metric, ...]:
+def metrics_for(kind: str, classes: int | None = None) -> tuple[Metric, ...]:
     """The metrics that judge answers of this kind ("label", "number", "text"), the kind's default first.
 
-    With a number of classes, only those that are defined for so many.
+    With a number of classes, only those that are defined for so many; 0: there are none.
 
     Raises:
         InputError: no metric judges this kind.
@@ -135,7 +138,8 @@ def metrics_for(kind: str, classes: int = 0) -> tuple[Metric, ...]:
     kinds = dict.fromkeys(metric.answers for metric in METRICS.values())
     if kind not in kinds:
         raise InputError(f"no metric judges answers of kind {kind!r}; known kinds are {', '.join(kinds)}")
-    return tuple(metric for metric in METRICS.values() if metric.answers == kind and metric.suits(classes))
+    judging = (metric for metric in METRICS.values() if metric.answers == kind)
+    return tuple(metric for metric in judging if classes is None or metric.suits(classes))
 
 
 def total(statistics: Array) -> Array:
@@ -174,8 +178,6 @@ def share_of_choices(choices: Sequence[int]) -> float:
 
 def one_hot(labels: ArrayLike, classes: int) -> Array:
     """(...) -> (..., C); all zero for a label that is none of the classes."""
-    if classes < 1:
-        raise InputError("the metric needs to know the number of classes")
     return np.equal(np.asarray(labels)[..., None], np.arange(classes)).astype(float)
 
 

@@ -3,6 +3,8 @@
 Equal to scikit-learn's f1_score with labels=range(classes) and zero_division=0.
 """
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -42,7 +44,8 @@ def macro(sums: Array) -> Array:
     return ratio(2 * true_positives, predicted + actual).mean(axis=-1)
 
 
-register(Metric("f1", "F1", "label", of_class_one, f1, binary=True, broadcasts=True))
+BY_CLASS = partial(Metric, answers="label", by_class=True, broadcasts=True)
+register(BY_CLASS("f1", "F1", statistics=of_class_one, aggregate=f1, binary=True))
 # Equal to accuracy where every answer is one of the classes, and so is its chance level.
-register(Metric("f1_micro", "micro-F1", "label", over_classes, f1, chance=share_of_choices, broadcasts=True))
-register(Metric("f1_macro", "macro-F1", "label", by_class, macro, broadcasts=True))
+register(BY_CLASS("f1_micro", "micro-F1", statistics=over_classes, aggregate=f1, chance=share_of_choices))
+register(BY_CLASS("f1_macro", "macro-F1", statistics=by_class, aggregate=macro))

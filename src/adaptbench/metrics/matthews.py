@@ -37,5 +37,15 @@ def no_correlation(choices: Sequence[int]) -> float:
 
 
 register(
-    Metric("matthews", "Matthews", "label", margins, correlation, chance=no_correlation, lowest=-1.0, broadcasts=True)
+    Metric(
+        "matthews",
+        "Matthews",
+        "label",
+        margins,
+        correlation,
+        chance=no_correlation,
+        lowest=-1.0,
+        by_class=True,
+        broadcasts=True,
+    )
 )

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from adaptbench.methods.delta import Delta, Piece
-from adaptbench.models.encoders import Encoder
+from adaptbench.models.encoders import LAST, Encoder
 
 INIT_SCALE = 0.02  # as transformers draws the heads of BERT and RoBERTa
 
@@ -37,26 +38,38 @@ class Dense(nn.Module):
 
 
 class ClassificationHead(Piece):
-    """tanh(x D + d) U + u: C scores of a text, or a number (C = 1), from the state that stands for it.
+    """f(x D + d) U + u: C scores of a text, or a number (C = 1), from the state x that stands for it.
 
-    Dropout before each of the two maps as in `RobertaClassificationHead` of transformers; in BERT the first map is the
-    pooler, here drawn anew. A head does not train (no dropout) until `train()` is called.
+    Without an activation f the head is the one map x U + u. Dropout before each map as in `RobertaClassificationHead`
+    of transformers; in BERT the first map is the pooler, here drawn anew. A head does not train (no dropout) until
+    `train()` is called.
     """
 
-    def __init__(self, runs: int, width: int, classes: int, dropout: float = 0.1, init_scale: float = INIT_SCALE):
+    def __init__(
+        self,
+        runs: int,
+        width: int,
+        classes: int,
+        activation: str | None = "tanh",  # as transformers names it
+        dropout: float = 0.1,
+        init_scale: float = INIT_SCALE,
+    ):
         super().__init__()
-        self.dense = Dense(runs, width, width, init_scale)
+        self.dense = Dense(runs, width, width, init_scale) if activation else None
+        self.activation = ACT2FN[activation] if activation else None
         self.project = Dense(runs, width, classes, init_scale)
         self.dropout = dropout
         self.eval()
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        self.dense.draw(generators)
+        if self.dense is not None:
+            self.dense.draw(generators)
         self.project.draw(generators)
 
     def forward(self, states: Tensor) -> Tensor:  # (R, B, D) -> (R, B, C)
-        inner = self.dense(nn.functional.dropout(states, self.dropout, self.training)).tanh()
-        return self.project(nn.functional.dropout(inner, self.dropout, self.training))
+        if self.dense is not None:
+            states = self.activation(self.dense(nn.functional.dropout(states, self.dropout, self.training)))
+        return self.project(nn.functional.dropout(states, self.dropout, self.training))
 
 
 class SpanHead(Piece):
@@ -87,11 +100,24 @@ def start_head(encoder: Encoder, piece: Piece, seeds: Sequence[int]) -> Delta:
     return head.initialise([zlib.crc32(f"head {seed}".encode()) for seed in seeds]).to(encoder.device)
 
 
+def classification_head(encoder: Encoder, runs: int, classes: int) -> ClassificationHead:
+    """The head that transformers' own classifier of such a model has, for R runs.
+
+    BERT, RoBERTa and T5 have two maps with tanh between them, DeBERTa with its pooler's activation. A decoder has one
+    map, here with a bias.
+    """
+    activation = None if encoder.pooling == LAST else getattr(encoder.model.config, "pooler_hidden_act", "tanh")
+    return ClassificationHead(runs, encoder.width, classes, activation, dropout_of(encoder))
+
+
 def dropout_of(encoder: Encoder) -> float:
     """The share of a text's state that a model's own classifier of transformers drops while it trains.
 
-    In this order: `classifier_dropout`, then what the model drops of its hidden states; 0 where config.json has none.
+    In this order: `classifier_dropout` (DeBERTa: `cls_dropout`), then what the model drops of its hidden states; 0
+    where config.json has none, and in a decoder's classifier.
     """
-    names = ("classifier_dropout", "hidden_dropout_prob", "dropout_rate", "resid_pdrop", "dropout")
+    if encoder.pooling == LAST:
+        return 0.0
+    names = ("classifier_dropout", "cls_dropout", "hidden_dropout_prob", "dropout_rate")
     values = (getattr(encoder.model.config, name, None) for name in names)
     return next((float(value) for value in values if value is not None), 0.0)

@@ -19,8 +19,26 @@ def headline(task: TaskData) -> Metric:
 
 
 def classes(task: TaskType, prompts: Sequence[Prompt]) -> int:
-    """Most answers that any prompt has to choose from; 0 where there are no classes."""
-    return max(map(task.options, prompts)) if task.answers == "label" else 0
+    """Between how many classes every prompt chooses; 0 where there are none.
+
+    Choices are classes where a template offers all rows the same ones. Where they differ from row to row, the first
+    choice of one row has nothing in common with the first of another.
+    """
+    if task.answers != "label":
+        return 0
+    numbers = {task.options(prompt) for prompt in prompts}
+    offered = {(prompt.template, prompt.choices) for prompt in prompts}
+    templates = {prompt.template for prompt in prompts}
+    return max(numbers) if len(numbers) == 1 and len(offered) == len(templates) else 0
+
+
+def check_metric(task: TaskData, prompts: Sequence[Prompt]) -> None:
+    """Find fault with a data set's metric before anything is trained.
+
+    Raises:
+        InputError: it is not defined for what these prompts may be answered with.
+    """
+    headline(task).check(classes(task.type, prompts))
 
 
 def scores(task: TaskType, answers: Sequence[Answer], norm: str) -> dict[str, float | None]:

@@ -22,6 +22,9 @@ from adaptbench.scoring.limits import PassSize
 
 TASKS: dict[str, type["TaskType"]] = {}
 T = TypeVar("T", bound=type["TaskType"])
+CountTokens = Callable[
+    ..., int
+]  # (text, marks=True): its tokens, with those that a tokenizer puts around it or without
 
 
 def register(kind: str) -> Callable[[T], T]:
@@ -149,6 +152,18 @@ class TaskType:
     def without_weights(self, model: ModelConfig, revision: str | None = None) -> Backbone:
         """The same without storage, for counting."""
         return meta_backbone(model.name, model.path, model.dtype, model.shape, revision)
+
+    def estimated_shape(
+        self, prompt: Prompt, tokens: CountTokens, backbone: Backbone, limit: int, training: bool
+    ) -> Shape:
+        """The sizes of a prompt before anything is loaded, from the lengths of its texts.
+
+        Args:
+            tokens: counts a text's tokens, or estimates them.
+            limit: most tokens of an input.
+            training: as it is trained on, which may differ from how it is answered.
+        """
+        raise NotImplementedError
 
     # Passes through an adapted model
 

@@ -18,7 +18,7 @@ from adaptbench.metrics.normalisation import normalised
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import DatasetConfig
 from adaptbench.scoring.limits import PassSize, in_slices, pass_size
-from adaptbench.tasks.base import TaskType, register
+from adaptbench.tasks.base import CountTokens, TaskType, register
 from adaptbench.training.losses import LOSSES, per_run_loss
 
 
@@ -57,6 +57,13 @@ class Choices(TaskType):
 
     def longest_text(self, prompt: Prompt) -> str:
         return prompt.input + prompt.delimiter + max(prompt.choices, key=len)
+
+    def estimated_shape(
+        self, prompt: Prompt, tokens: CountTokens, backbone: Backbone, limit: int, training: bool
+    ) -> Shape:
+        source = tokens(prompt.input) + backbone.virtual_tokens
+        target = max(tokens(choice, marks=backbone.is_encoder_decoder) for choice in prompt.choices)
+        return Shape(1, min(limit, source), len(prompt.choices), target)
 
     def batch_of_shape(self, shape: Shape, device: torch.device) -> Batch:
         with device:

@@ -19,10 +19,10 @@ from adaptbench.errors import InputError
 from adaptbench.methods.delta import Delta
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.encoders import Encoder, load, meta_encoder, pooled
-from adaptbench.models.heads import ClassificationHead, dropout_of, start_head
+from adaptbench.models.heads import classification_head, start_head
 from adaptbench.schema import DatasetConfig, ModelConfig
 from adaptbench.scoring.limits import PassSize
-from adaptbench.tasks.base import TaskType, register
+from adaptbench.tasks.base import CountTokens, TaskType, register
 
 ONE_TEXT = ((4, 0, 0), (8, 0, 0), (16, 0, 0))  # shapes that fix a quadratic in the length of a text
 
@@ -73,6 +73,12 @@ class BareTask(TaskType):
 
     def shape_of(self, rows: Sequence[Encoded]) -> Shape:
         return Shape(len(rows), max(len(row.source) for row in rows), 0, 0)
+
+    def estimated_shape(
+        self, prompt: Prompt, tokens: CountTokens, backbone: Backbone, limit: int, training: bool
+    ) -> Shape:
+        texts = [prompt.input] if prompt.second is None else [prompt.input, prompt.second]
+        return Shape(1, min(limit, sum(map(tokens, texts)) + backbone.virtual_tokens), 0, 0)
 
 
 @register("classification")
@@ -137,8 +143,7 @@ class Classification(BareTask):
 
     def head(self, backbone: Backbone, seeds: Sequence[int]) -> Delta:
         assert isinstance(backbone, Encoder)
-        piece = ClassificationHead(len(seeds), backbone.width, self.classes, dropout_of(backbone))
-        return start_head(backbone, piece, seeds)
+        return start_head(backbone, classification_head(backbone, len(seeds), self.classes), seeds)
 
     def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
         """(N, C) scores of the classes, or (N, 1) numbers."""

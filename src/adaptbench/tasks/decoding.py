@@ -70,12 +70,18 @@ def end_ids(backbone: Backbone) -> list[int]:
     return [index for index in found if index is not None]
 
 
+def forced_token(backbone: Backbone, settings: Decoding) -> int | None:
+    """The first token of every answer, which `decode` leaves out: the one asked for, else the model's own."""
+    own = base_of(backbone).generation_config.forced_bos_token_id
+    return own if settings.forced_first is None else settings.forced_first
+
+
 def _decode(backbone: Backbone, batch: Batch, settings: Decoding) -> list[Ids]:
     ends, own = end_ids(backbone), base_of(backbone).generation_config
     model, inputs, read = prepare(backbone, batch, settings.beams)
     search = _search(backbone, own, settings, ends, start=int(read[0, 0]))
     search.use_cache = model is base_of(backbone)
-    first = settings.forced_first if settings.forced_first is not None else own.forced_bos_token_id
+    first = forced_token(backbone, settings)
     forced = [] if first is None else [_ForcedFirst(read.shape[1], first)]
     with _settings_of(model, search), held_in_cache_only(backbone):
         ids = model.generate(**inputs, generation_config=search, logits_processor=LogitsProcessorList(forced))

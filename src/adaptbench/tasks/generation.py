@@ -18,8 +18,8 @@ from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone, load
 from adaptbench.schema import DatasetConfig, DecodingConfig, ModelConfig
 from adaptbench.scoring.limits import PassSize, in_slices, pass_size
-from adaptbench.tasks.base import TaskType, register
-from adaptbench.tasks.decoding import Decoding, decode, end_ids
+from adaptbench.tasks.base import CountTokens, TaskType, register
+from adaptbench.tasks.decoding import Decoding, decode, end_ids, forced_token
 from adaptbench.training.losses import per_run_loss
 
 MOST_BEAM_ROWS = 128  # rows times beams of a pass: what keeps a search's cache small
@@ -27,7 +27,7 @@ MOST_BEAM_ROWS = 128  # rows times beams of a pass: what keeps a search's cache 
 
 @dataclass(frozen=True)
 class Produced:
-    """A text that the model produced, and how many tokens it took (its end included)."""
+    """A text that the model produced, and how many tokens it took (its end and a forced first one included)."""
 
     prompt: Prompt
     text: str
@@ -123,6 +123,14 @@ class Generation(TaskType):
     def longest_text(self, prompt: Prompt) -> str:
         return prompt.input
 
+    def estimated_shape(
+        self, prompt: Prompt, tokens: CountTokens, backbone: Backbone, limit: int, training: bool
+    ) -> Shape:
+        source = tokens(prompt.input, marks=backbone.is_encoder_decoder) + backbone.virtual_tokens
+        longest = self.decoding.max_new_tokens
+        target = tokens(prompt.references[0]) if training and prompt.references else longest
+        return Shape(1, min(limit, source), 1, target)
+
     def batch_of_shape(self, shape: Shape, device: torch.device) -> Batch:
         with device:
             source = torch.zeros(shape.rows, shape.source, dtype=torch.long)
@@ -148,10 +156,12 @@ class Generation(TaskType):
         self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
     ) -> list[list[Produced]]:
         batch = self.collate([*rows] * runs, backbone, already_read)
-        found = decode(backbone, batch, self.search(backbone))
+        search = self.search(backbone)
+        found = decode(backbone, batch, search)
+        not_in_text = 1 if forced_token(backbone, search) is None else 2
         texts = [backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
         produced = [
-            Produced(row.prompt, self.cut(text), min(len(ids) + 1, self.decoding.max_new_tokens))
+            Produced(row.prompt, self.cut(text), min(len(ids) + not_in_text, self.decoding.max_new_tokens))
             for row, text, ids in zip([*rows] * runs, texts, found, strict=True)
         ]
         return [produced[start : start + len(rows)] for start in range(0, len(produced), len(rows))]

@@ -22,7 +22,7 @@ from adaptbench.models.encoders import Encoder, hidden_states
 from adaptbench.models.heads import SpanHead, start_head
 from adaptbench.schema import DatasetConfig
 from adaptbench.scoring.limits import PassSize
-from adaptbench.tasks.base import register
+from adaptbench.tasks.base import CountTokens, register
 from adaptbench.tasks.classification import BareTask, TextBatch, text_batch
 
 NBEST = 5  # answers that a run stores
@@ -118,6 +118,16 @@ class Spans(BareTask):
         """Of a prediction: all its windows."""
         windows = _windows(encoded)
         return Shape(len(windows), max(len(window.ids) for window in windows), 0, 0)
+
+    def estimated_shape(
+        self, prompt: Prompt, tokens: CountTokens, backbone: Backbone, limit: int, training: bool
+    ) -> Shape:
+        """One window to train on; for an answer as many as cover the context."""
+        whole = super().estimated_shape(prompt, tokens, backbone, 2**31, training).source
+        fixed = tokens(prompt.input) + backbone.virtual_tokens  # in every window
+        step = max(1, limit - fixed - self.stride)
+        windows = 1 if training or whole <= limit else 1 + -(-(whole - limit) // step)
+        return Shape(windows, min(limit, whole), 0, 0)
 
     def pass_size(self, backbone: Backbone, shape: Shape, runs: int = 1) -> PassSize:
         return PassSize(rows=max(1, MOST_WINDOWS // runs))

@@ -1,4 +1,4 @@
-"""The bill of cells before any of them runs: `python -m experiments.run experiment=table1_t0_3b +dry_run=true`.
+"""The bill of a cell before it runs: `python -m experiments.run experiment=table1_t0_3b +dry_run=true`.
 
 Configuration, data and prompts have been checked by then, as before every run. Here each cell is priced on the meta
 device from its own prompts: lengths by the model's tokenizer where it is at hand, else by four characters a token, and
@@ -8,20 +8,21 @@ the table says which. Nothing is loaded, trained or written.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
+from adaptbench.cell import PreparedCell
 from adaptbench.costs.meta import MetaRun
 from adaptbench.costs.pricer import Pricer, total
 from adaptbench.data.batching import Shape
 from adaptbench.data.prompts import DRAWN
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
+from adaptbench.models.backbone import Backbone, resolve_path
 from adaptbench.models.checks import positions
-from adaptbench.runner import Cell, prepare_cell
 from adaptbench.schema import Config
+from adaptbench.tasks import TaskType
+from adaptbench.tasks.base import CountTokens
 
 CHARACTERS_PER_TOKEN = 4  # of English text under a sub-word vocabulary of some 32,000 tokens
 ROUND = 16
@@ -40,50 +41,56 @@ class Estimate:
     hours: float
     tokens: str  # "counted" by the model's tokenizer or "estimated"
     missing: str | None = None  # what the method needs from disk and does not find
+    tflops: float = 100.0  # teraFLOP/s that the hours assume
+    longest_answers: bool = False  # of a task that produces text: as long as they may be
 
 
-def estimate(config: Config) -> Estimate:
+def estimate(cell: PreparedCell) -> Estimate:
     """Price a cell: the FLOPs that all its seeds would spend, and the hours at `gpu_tflops` sustained."""
-    cell = prepare_cell(config)
-    counter, how = _counter(config.model.path)
-    prices = _prices(repr(config.method), _Wish(config))
+    config, task = cell.config, cell.task.type
+    tokens, how = _tokenizer(config.model.path)
+    prices = _prices(repr(config.method), _PriceKey(config), task)
     config.method.check_model(prices.backbone)
     limit = _limit(config, prices.backbone)
     scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
-    once, predict = _prediction(cell, counter, limit, prices)
-    adapt = (_training(cell, counter, limit, prices) + once) * len(config.seeds)
+    once, predict = _prediction(cell, tokens, limit, prices)
+    adapt = (_training(cell, tokens, limit, prices) + once) * len(config.seeds)
     predict *= scored
     hours = (adapt + predict) / (config.gpu_tflops * 1e12) / 3600
     names = config.method.name, config.model.name, config.dataset.name
-    return Estimate(*names, len(config.seeds), adapt, predict, hours, how, config.method.missing_files())
+    missing, produces = config.method.missing_files(), task.beams is not None
+    return Estimate(*names, len(config.seeds), adapt, predict, hours, how, missing, config.gpu_tflops, produces)
 
 
-def report(estimates: Sequence[Estimate], tflops: float) -> str:
+def report(estimates: Sequence[Estimate]) -> str:
     """The table of a sweep with its sum."""
     lines = [
         f"{'method':18s} {'model':12s} {'dataset':36s} {'runs':>5s} {'adapt':>9s} {'predict':>9s} {'GPU-hours':>10s}"
     ]
-    for one in estimates:
+    for cell in estimates:
         lines.append(
-            f"{one.method:18s} {one.model:12s} {one.dataset:36s} {one.runs:5d} {one.adapt:9.2e} {one.predict:9.2e} "
-            f"{one.hours:10.3f}"
+            f"{cell.method:18s} {cell.model:12s} {cell.dataset:36s} {cell.runs:5d} "
+            f"{cell.adapt:9.2e} {cell.predict:9.2e} {cell.hours:10.3f}"
         )
-    hours, runs = sum(one.hours for one in estimates), sum(one.runs for one in estimates)
-    lines.append(f"{len(estimates)} cells, {runs} runs: {hours:.1f} GPU-hours at {tflops:g} teraFLOP/s sustained.")
-    if any(one.tokens == "estimated" for one in estimates):
+    hours, runs = sum(cell.hours for cell in estimates), sum(cell.runs for cell in estimates)
+    speed = f"{estimates[0].tflops:g} teraFLOP/s sustained"
+    lines.append(f"{len(estimates)} cells, {runs} runs: {hours:.1f} GPU-hours at {speed}.")
+    if any(cell.tokens == "estimated" for cell in estimates):
         lines.append(
             f"Lengths are estimated at {CHARACTERS_PER_TOKEN} characters a token: the tokenizer is not at hand."
         )
-    lines += [f"To get first: {one}" for one in dict.fromkeys(one.missing for one in estimates) if one]
+    if any(cell.longest_answers for cell in estimates):
+        lines.append("Produced answers are priced at the longest they may be (dataset.decoding.max_new_tokens).")
+    lines += [f"To get first: {missing}" for missing in dict.fromkeys(cell.missing for cell in estimates) if missing]
     return "\n".join(lines)
 
 
-def _training(cell: Cell, counter: Any, limit: int, prices: Pricer) -> int:
+def _training(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pricer) -> int:
     """FLOPs of one run's steps: batches as wide as the widest of a batch usually is."""
     steps, size = getattr(cell.config.method, "steps", 0), cell.config.recipe.batch_size
     if not steps:
         return 0
-    shapes = [_shape(prompt, counter, limit, prices.backbone) for prompt in _few_shot_prompts(cell)]
+    shapes = [_shape(cell, prompt, tokens, limit, prices.backbone, training=True) for prompt in _few_shot_prompts(cell)]
     rng = np.random.default_rng(0)
     drawn = [[shapes[index] for index in rng.integers(len(shapes), size=size)] for _ in range(64)]
     mean = np.mean([prices.train(_padded(batch)) for batch in drawn])
@@ -91,14 +98,14 @@ def _training(cell: Cell, counter: Any, limit: int, prices: Pricer) -> int:
     return round(steps * float(mean) + len(cell.few_shot_sets[0].examples) * float(search))
 
 
-def _prediction(cell: Cell, counter: Any, limit: int, prices: Pricer) -> tuple[int, int]:
+def _prediction(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pricer) -> tuple[int, int]:
     """FLOPs that one run reads in advance, and those of all its predictions."""
     plan = cell.config.method.plan(len(cell.few_shot_sets[0].examples))
-    rows = [_shape(prompt, counter, limit, prices.backbone) for prompt in cell.prompts]
+    rows = [_shape(cell, prompt, tokens, limit, prices.backbone) for prompt in cell.prompts]
     room = limit - max(row.source + row.target for row in rows)
     if cell.config.model.overlong == "truncate":
         room = max(room, limit // 2)
-    contexts = {name: _context(cell, name, plan, counter, room) for name in {one.template for one in cell.prompts}}
+    contexts = {name: _context(cell, name, plan, tokens, room) for name in {prompt.template for prompt in cell.prompts}}
 
     def price(read: tuple[Shape, int]) -> int:
         row, context = read
@@ -117,7 +124,7 @@ def _prediction(cell: Cell, counter: Any, limit: int, prices: Pricer) -> tuple[i
     return once + round(plan.content_free * different * predict / len(cell.prompts)), predict
 
 
-def _context(cell: Cell, template: str, plan: ReadingPlan, counter: Any, room: int) -> int:
+def _context(cell: PreparedCell, template: str, plan: ReadingPlan, tokens: CountTokens, room: int) -> int:
     """Tokens of whole demonstrations that stand before a prompt in one pass, as many as there is room for."""
     if not plan.demonstrations:
         return 0
@@ -129,11 +136,11 @@ def _context(cell: Cell, template: str, plan: ReadingPlan, counter: Any, room: i
     ]
     if not shown:
         return 0
-    mean = counter("".join(shown), marks=False) / len(shown)
+    mean = tokens("".join(shown), marks=False) / len(shown)
     return round(mean * min(plan.demonstrations, max(0, min(room, plan.budget or room)) // mean))
 
 
-def _few_shot_prompts(cell: Cell) -> list[Prompt]:
+def _few_shot_prompts(cell: PreparedCell) -> list[Prompt]:
     templates = cell.task.templates if cell.config.template in DRAWN else [cell.task.template(cell.config.template)]
     found = []
     for example in cell.few_shot_sets[0].examples:
@@ -145,24 +152,26 @@ def _few_shot_prompts(cell: Cell) -> list[Prompt]:
     return found
 
 
-def _shape(prompt: Prompt, counter: Any, limit: int, backbone: Backbone) -> Shape:
+def _shape(
+    cell: PreparedCell, prompt: Prompt, tokens: CountTokens, limit: int, backbone: Backbone, training: bool = False
+) -> Shape:
     """The sizes of a prompt alone, virtual tokens included.
 
-    Where choices cannot share a pass every shape is counted by itself: lengths are rounded up, so that they are few.
+    Where prices are no polynomial every shape is counted by itself: lengths are rounded up, so that they are few.
     """
-    source = counter(prompt.input) + backbone.virtual_tokens
-    if not backbone.packs_choices:
-        source = -(-source // ROUND) * ROUND
-    target = max(counter(choice, marks=backbone.is_encoder_decoder) for choice in prompt.choices)
-    return Shape(1, min(limit, source), len(prompt.choices), target)
+    task = cell.task.type
+    shape = task.estimated_shape(prompt, tokens, backbone, limit, training)
+    if task.has_polynomial(backbone):
+        return shape
+    return replace(shape, source=min(limit, -(-shape.source // ROUND) * ROUND))
 
 
 def _padded(batch: Sequence[Shape]) -> Shape:
     return Shape(
         len(batch),
-        max(one.source for one in batch),
-        max(one.choices for one in batch),
-        max(one.target for one in batch),
+        max(shape.source for shape in batch),
+        max(shape.choices for shape in batch),
+        max(shape.target for shape in batch),
     )
 
 
@@ -172,7 +181,7 @@ def _limit(config: Config, backbone: Backbone) -> int:
 
 
 @lru_cache(maxsize=4)
-def _counter(path: str) -> tuple[Any, str]:
+def _tokenizer(path: str) -> tuple[CountTokens, str]:
     """A function from text to its number of tokens, and whether it counts or estimates. Never goes to the network.
 
     `marks=False` leaves out what a tokenizer puts around a text: none of it stands between demonstrations, nor before
@@ -193,7 +202,7 @@ def _counter(path: str) -> tuple[Any, str]:
     return counted, "counted"
 
 
-class _Wish:
+class _PriceKey:
     """What prices depend on, hashable by model and method only, so that cells share them."""
 
     def __init__(self, config: Config):
@@ -204,11 +213,10 @@ class _Wish:
         return hash((model.name, model.path, model.dtype, repr(model.shape), repr(self.config.recipe.losses)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Wish) and hash(self) == hash(other)
+        return isinstance(other, _PriceKey) and hash(self) == hash(other)
 
 
 @lru_cache(maxsize=64)
-def _prices(_method: str, wish: _Wish) -> Pricer:
-    config, model = wish.config, wish.config.model
-    backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
-    return Pricer(MetaRun.of(config.method, backbone, config.recipe))
+def _prices(_method: str, key: _PriceKey, task: TaskType) -> Pricer:
+    config = key.config
+    return Pricer(MetaRun.of(config.method, task.without_weights(config.model), config.recipe, task))

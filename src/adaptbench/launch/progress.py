@@ -10,6 +10,7 @@ from adaptbench.schema import Config
 
 _sweep: tqdm | None = None
 _silent = False
+_warned: set[str] = set()
 
 
 def be_silent() -> None:
@@ -58,9 +59,10 @@ def cell_progress(config: Config) -> Iterator[tuple[Callable[[], None], Callable
         yield _count(bar), lambda line: tqdm.write(line)
 
 
-def warn(line: str) -> None:
+def warn_once(line: str) -> None:
     """A line on standard error, above the bar. A worker is silent: what it has to say goes to its parent."""
-    if not _silent:
+    if not _silent and line not in _warned:
+        _warned.add(line)
         tqdm.write(line, file=sys.stderr)
 
 
