@@ -17,8 +17,10 @@ def table(bill: Quote, against: BreakEven | None) -> str:
     lines += [_line("parameters", f"{bill.parameters:,}"), _line("trainable", f"{spent.trainable:,}{share}")]
     if spent.steps:
         lines.append(_line("training", f"{spent.steps:,} steps of {spent.batch_size} examples"))
-    tokens = f"input {lengths.input}, {lengths.choices} choices of {lengths.choice}, demonstration "
-    lines.append(_line("tokens", f"{tokens}{lengths.demonstration} ({lengths.source})"))
+    tokens = f"input {lengths.input}" + (f" in {lengths.windows} windows" if lengths.windows > 1 else "")
+    if lengths.choices:
+        tokens += f", {lengths.choices} choices of {lengths.choice}, demonstration {lengths.demonstration}"
+    lines.append(_line("tokens", f"{tokens} ({lengths.source})"))
     lines += ["", f"{'FLOPs':30s}{'counted':>12s}{'by the paper':>14s}"]
     lines += [_flops("to adapt", spent.adapt), _flops("per prediction", spent.predict)]
     if spent.once and spent.after:

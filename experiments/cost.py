@@ -30,13 +30,14 @@ from transformers import AutoTokenizer
 from adaptbench.config import register_schemas, resolve
 from adaptbench.costs import paper
 from adaptbench.costs.lengths import Lengths, of_task
-from adaptbench.costs.quote import BreakEven, Cell, Quote, break_even, quote, spent
+from adaptbench.costs.quote import BreakEven, PlannedCell, Quote, break_even, quote, spent
 from adaptbench.data.example import TaskData
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
-from adaptbench.models.backbone import Backbone, meta_backbone, resolve_path
+from adaptbench.models.backbone import Backbone, resolve_path
 from adaptbench.models.checks import check_scores
 from adaptbench.schema import Config
+from adaptbench.tasks import TaskType, task_type
 from experiments.bill_text import as_json, table
 from experiments.commandline import CONF, check_options, one_clear_line, program_arguments, take_option
 
@@ -73,20 +74,22 @@ def price(overrides: list[str]) -> tuple[Quote, BreakEven | None]:
     other_method, overrides = take_text(overrides, "reference_method")
     named = any(one.startswith("dataset=") for one in overrides)
     config = _composed(overrides)
-    backbone = _backbone(config)
+    asked = task_type(config.dataset)
+    backbone = _backbone(config, asked)
     config.method.check_model(backbone)
     task, missing = _task(config, required=kind == "dataset") if named or kind == "dataset" else (None, None)
     lengths = _lengths(config, backbone, task, missing, kind)
+    lengths = lengths if task and kind != "paper" else lengths.of_kind(asked)
     lengths = lengths.changed(**{field: numbers[option] for option, field in BY_HAND.items()})
     shots = config.shots or (task.shots if task else config.dataset.shots if named else None) or paper.SHOTS
-    bill = quote(Cell(config.method, backbone, config.recipe, lengths, shots))
+    bill = quote(PlannedCell(config.method, backbone, config.recipe, lengths, shots, asked))
     prompts = bill.spent.prompts
-    if not bill.spent.trainable and not prompts:
-        return bill, None  # neither tuning nor prompting with examples
+    if asked.bare or not (bill.spent.trainable or prompts):
+        return bill, None  # nothing that prompting could answer, or neither tuning nor prompting with examples
     default_model, default_method = TUNED if prompts else PROMPTED
     other = _composed([f"model={other_model or default_model}", f"method={other_method or default_method}"])
     other_shots = numbers["reference_shots"] or other.shots or paper.SHOTS
-    rival = spent(Cell(other.method, _backbone(other), other.recipe, lengths, other_shots))
+    rival = spent(PlannedCell(other.method, _backbone(other, asked), other.recipe, lengths, other_shots, asked))
     if rival.prompts == prompts or not (rival.prompts or rival.trainable):
         wanted = "trains something" if prompts else "reads examples in every prompt"
         raise InputError(f"reference_method={other.method.name!r}: expected a method that {wanted}")
@@ -127,11 +130,10 @@ def _any_model(override: str) -> list[str]:
     return ["model=local", f"model.path='{text}'", f"model.name='{Path(value).name}'".replace("\\", "\\\\")]
 
 
-def _backbone(config: Config) -> Backbone:
-    model = config.model
-    backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
-    backbone = replace(backbone, logits_limit=model.logits_limit)
-    check_scores(backbone.model.config, f"model={model.name}")
+def _backbone(config: Config, task: TaskType) -> Backbone:
+    backbone = replace(task.without_weights(config.model), logits_limit=config.model.logits_limit)
+    if not task.bare:
+        check_scores(backbone.model.config, f"model={config.model.name}")
     return backbone
 
 
@@ -157,7 +159,9 @@ def _lengths(config: Config, backbone: Backbone, task: TaskData | None, missing:
         if kind == "dataset":
             raise InputError(f"lengths=dataset: {why}: {' '.join(str(error).split())[:150]}") from None
         return replace(default, source=f"{default.source}: {why}")
-    return of_task(task, replace(backbone, tokenizer=tokenizer), config.template)
+    limit = config.model.max_length or backbone.max_length
+    reader = replace(backbone, tokenizer=tokenizer, max_length=limit, overlong=config.model.overlong)
+    return of_task(task, reader, config.template)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from adaptbench.config import register_schemas, resolve
+from adaptbench.config import as_config, check, register_schemas
 from adaptbench.errors import InputError
-from adaptbench.models.backbone import Backbone, meta_backbone
+from adaptbench.models.backbone import Backbone
 from adaptbench.schema import Config
+from adaptbench.tasks import task_type
 from experiments.commandline import CONF, check_options, one_clear_line, take_option
 
 PUBLISHED = Path(__file__).parents[1] / "analysis" / "published" / "tfew.csv"
@@ -55,9 +56,11 @@ def configurations(overrides: list[str]) -> Iterator[tuple[str, Config, Backbone
         for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
             if option == "hf_peft" and find_spec("peft") is None:
                 continue  # an optional extra
-            config = resolve(compose("config", ["recipe=tfew", *overrides, f"method={option}"]))
-            model = config.model
-            backbone = backbone or meta_backbone(model.name, model.path, model.dtype, model.shape)
+            config = as_config(compose("config", ["recipe=tfew", *overrides, f"method={option}"]))
+            if task_type(config.dataset).bare and getattr(config.method, "steps", None) is None:
+                continue  # cannot be asked this kind of task
+            config = check(config)
+            backbone = backbone or task_type(config.dataset).without_weights(config.model)
             yield option, config, backbone
 
 
@@ -67,10 +70,11 @@ def rows(overrides: list[str]) -> list[Row]:
     found: list[Row] = []
     for option, config, backbone in configurations(overrides):
         try:
-            trainable = config.method.prepare(backbone, seeds=[0]).trainable
+            adaptation = config.method.prepare(backbone, seeds=[0]).to_task(task_type(config.dataset))
         except InputError as error:
             found.append({"method": option, "trainable": None, "share": None, "why": str(error)})
             continue
+        trainable = adaptation.trainable
         row = {"method": option, "trainable": trainable, "share": trainable / backbone.parameters_total}
         if config.model.name == "t0_3b" and option in PAPERS_NAME:
             row["printed"] = printed[PAPERS_NAME[option]]

@@ -38,12 +38,12 @@ from transformers import PreTrainedModel, T5ForConditionalGeneration
 from adaptbench.config import register_schemas
 from adaptbench.data.batching import collate, encode
 from adaptbench.errors import InputError
-from adaptbench.methods.delta import Delta
 from adaptbench.methods.ia3 import IA3
 from adaptbench.microworld import corpus, world
 from adaptbench.microworld.models import gpt_model, t5_model
 from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
 from adaptbench.models.backbone import Backbone, load, load_backbone
+from adaptbench.models.delta import Delta
 from adaptbench.preflight import bytes_of_a_run, check_output
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm

@@ -14,6 +14,7 @@ from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.record import SCHEMA, RunStore
 from adaptbench.schema import Config
+from adaptbench.scoring.scores import check_metric
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def read_data(config: Config) -> CellData:
     nothing_to_draw = not config.method.needs_shots and not task.train and not task.draws
     few_shot_sets = [FewShotSet(s, ()) if nothing_to_draw else draw(task, s, config.shots) for s in config.seeds]
     _check_few_shot(task, few_shot_sets, config.template)
+    check_metric(task, prompts)
     return CellData(task, prompts, few_shot_sets, config.limit)
 
 

@@ -117,8 +117,8 @@ class DatasetConfig:
     """A promptsource `templates.yaml`; its original-task templates are used."""
     promptsource_skip: list[str] = field(default_factory=list)
     """Templates of that file to leave out."""
-    templates: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Name -> {jinja, answer_choices}, in the P3 format."""
+    templates: dict[str, Any] = field(default_factory=dict)
+    """Name -> its parts: jinja and answer_choices in the P3 format; what other kinds of task have, see `tasks/`."""
     fetch: str | None = None
     """What to type or do where the data are missing, if it is not the hub's own command."""
 

@@ -9,7 +9,7 @@ from adaptbench.costs import pricer
 from adaptbench.costs.depth import shallow, with_layers
 from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.meta import MetaRun
-from adaptbench.costs.quote import Cell, spent
+from adaptbench.costs.quote import PlannedCell, spent
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Adaptation
 from adaptbench.models.backbone import Backbone, meta_backbone
@@ -35,7 +35,7 @@ def deep(kind: str, **changes: object) -> Backbone:
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_counts_by_depth_are_exact(kind, name, monkeypatch):
-    cell = Cell(METHODS[name](), deep(kind), recipe(), Lengths(5, 2, 3, 4), shots=3)
+    cell = PlannedCell(METHODS[name](), deep(kind), recipe(), Lengths(5, 2, 3, 4), shots=3)
     by_depth = spent(cell)
     # The share of a FISH mask is rounded over the whole model, so its counts need not be linear in depth.
     assert (cell.prices._shallow is None) == (name == "fish_mask")
@@ -48,7 +48,7 @@ def test_what_only_fits_the_whole_model_is_counted_whole():
     method = METHODS["intrinsic_said"](dimension=4000)
     with pytest.raises(InputError, match="read only"):
         method.prepare(with_layers(deep("llama"), 2), seeds=[0])
-    found = spent(Cell(method, deep("llama"), recipe(), Lengths(5, 2, 3, 4), shots=3))
+    found = spent(PlannedCell(method, deep("llama"), recipe(), Lengths(5, 2, 3, 4), shots=3))
     assert found.trainable >= 4000
     assert found.adapt.measured > 0
 

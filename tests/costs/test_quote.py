@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from adaptbench.config import register_schemas, resolve
 from adaptbench.costs import paper
 from adaptbench.costs.lengths import Lengths
-from adaptbench.costs.quote import Cell, Flops, Spent, break_even, spent
+from adaptbench.costs.quote import Flops, PlannedCell, Spent, break_even, spent
 from adaptbench.models.backbone import meta_backbone
 from adaptbench.schema import Config
 
@@ -30,11 +30,11 @@ def config_of(*overrides: str) -> Config:
         return resolve(compose("config", ["recipe=tfew", *overrides]))
 
 
-def cell_of(*overrides: str, shots: int = paper.SHOTS) -> Cell:
+def cell_of(*overrides: str, shots: int = paper.SHOTS) -> PlannedCell:
     config = config_of(*overrides)
     model = config.model
     backbone = meta_backbone(model.name, model.path, model.dtype, model.shape)
-    return Cell(config.method, backbone, config.recipe, Lengths(), shots)
+    return PlannedCell(config.method, backbone, config.recipe, Lengths(), shots)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

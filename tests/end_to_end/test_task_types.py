@@ -10,7 +10,7 @@ import pytest
 from adaptbench.data.readers import read_rows
 from adaptbench.methods.tensor_files import read_tensors
 from analysis import report
-from experiments import run
+from experiments import cost, run
 from tests.models.bare import bert_tokenizer, tiny_model
 
 WORDS = ("cat", "dog", "mat", "house")
@@ -166,3 +166,31 @@ def test_what_a_task_cannot_be_is_refused_in_one_line(bert, tmp_path, monkeypatc
     assert stopped.value.code == 2
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["classification", "spans", "generation"])
+def test_a_dry_run_and_a_bill_of_every_task_type(bert, model_folders, tmp_path, monkeypatch, capsys, task):
+    texts = [{"text": f"the {WORDS[i % 4]} sat", "references": ["a cat"]} for i in range(16)]
+    data = dataset(tmp_path, task, CLASSES if task == "classification" else texts)
+    if task == "classification":
+        data.append("dataset.labels={no: 0, yes: 1}")
+    if task == "spans":
+        (tmp_path / "rows.json").write_text(json.dumps(squad(12)))
+        data = [
+            f"dataset={data[0].partition('=')[2]}",
+            *(f"dataset.{key}={tmp_path}/rows.json" for key in ("train", "evaluation")),
+            "dataset.stride=8",
+        ]
+    model = model_folders["t5"] if task == "generation" else bert
+    cell = [*data, f"model.path={model}", "method=lora", "model.name=tiny"]
+    ran(monkeypatch, *cell, f"output={tmp_path / 'out'}", "dry_run=true")
+    said = capsys.readouterr().out.splitlines()
+    line = next(line for line in said if line.startswith("lora")).split()
+    assert float(line[4]) > 0 < float(line[5])
+    assert not (tmp_path / "out").exists()
+    assert any("longest they may be" in line for line in said) == (task == "generation")
+    monkeypatch.setattr(sys, "argv", ["cost", *cell, "dataset.shots=12", "format=json"])
+    cost.main()
+    bill = json.loads(capsys.readouterr().out)
+    assert bill["flops.adapt.measured"] > bill["flops.predict.measured"] > 0
+    assert bill["storage.bytes"] > 0

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from adaptbench.costs.flops import count
 from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.meta import MetaRun
-from adaptbench.costs.quote import Cell, quote
+from adaptbench.costs.quote import PlannedCell, quote
 from adaptbench.data.batching import Batch, collate, encode, shape_of
 from adaptbench.data.fewshot import draw
 from adaptbench.data.prompts import evaluation_prompts
@@ -276,7 +276,7 @@ def test_a_deep_model_without_weights_is_priced_exactly(name, method):
     kind, settings = SETTINGS[name]
     backbone = meta_backbone(name, "", "float32", {"model_type": kind, "vocab_size": 99, **settings, **DEEP[name]})
     chosen = InContextLearning(name="icl") if method == "icl" else VARIANTS["lora"]
-    cell = Cell(chosen, backbone, recipe(), Lengths(5, 2, 3, 4), shots=3)
+    cell = PlannedCell(chosen, backbone, recipe(), Lengths(5, 2, 3, 4), shots=3)
     bill = quote(cell)
     assert bill.spent.predict.measured == count(lambda: cell.run.predict(cell.shape(cell.context)))
     assert (bill.spent.once is not None) == (method == "icl" and backbone.shares_demonstrations)

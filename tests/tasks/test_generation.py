@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MBart50Tokenizer, NllbTokenizer
 
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import draw
 from adaptbench.data.prompts import evaluation_prompts
-from adaptbench.data.templates import SPLIT, TextTemplate
+from adaptbench.data.templates import SPLIT, Prompt, TextTemplate
+from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import DecodingConfig
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.tasks.decoding import end_ids
-from adaptbench.tasks.generation import Generation
+from adaptbench.tasks.generation import Generation, speaking
 from tests.factories import recipe
 from tests.methods.roster import VARIANTS
 from tests.tasks.answers import LIMIT, before_end
@@ -149,3 +151,43 @@ def test_an_answer_ends_where_a_stop_text_begins_and_all_its_tokens_are_counted(
     assert [answer.text for answer in cut] == [answer.text.split(stop)[0].strip() for answer in whole]
     assert [answer.tokens for answer in cut] == [answer.tokens for answer in whole]
     assert [answer.text for answer in cut] != [answer.text for answer in whole]
+
+
+def test_rows_without_a_right_answer_are_answered_alike(lively):
+    for name in ("t5", "llama"):
+        adaptation = METHODS["zero_shot"]().prepare(lively(name)[0], (1,)).to_task(task_of().type)
+        prompts = evaluation_prompts(task_of(), "plain")
+        (known,) = evaluate(adaptation, prompts, 5)
+        (unknown,) = evaluate(adaptation, [replace(prompt, references=()) for prompt in prompts], 5)
+        assert produced(unknown) == produced(known)
+        assert task_of().type.reference(unknown[0].prompt) is None
+
+
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁the", "▁cat", "▁dog", *"abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.mark.parametrize("kind", [MBart50Tokenizer, NllbTokenizer])
+def test_source_and_target_are_marked_with_their_languages_as_the_tokenizer_does(lively, kind):
+    source, target = {MBart50Tokenizer: ("ro_RO", "de_DE"), NllbTokenizer: ("ron_Latn", "deu_Latn")}[kind]
+    if kind is MBart50Tokenizer:
+        vocabulary: dict[str, Any] = {"vocab": [(word, -float(place)) for place, word in enumerate(WORDS)]}
+    else:
+        vocabulary = {"vocab": {word: place for place, word in enumerate(WORDS)}, "merges": []}
+    plain, own = kind(**vocabulary), kind(**vocabulary, src_lang=source, tgt_lang=target)
+    before = plain("the cat")["input_ids"]
+    backbone = replace(lively("mbart")[0], tokenizer=speaking(plain, source, target))
+    task = Generation(DecodingConfig(source_language=source, target_language=target))
+    encoded = task.encode(backbone, Prompt("u", "t", "the cat", (), -1, references=("a dog",)))
+    code = own.convert_tokens_to_ids(target)
+    assert list(encoded.source) == own("the cat")["input_ids"]
+    assert encoded.source[0] == own.convert_tokens_to_ids(source)
+    assert list(encoded.choices[0]) == own(text_target="a dog")["input_ids"]
+    assert encoded.choices[0][0] == code == task.search(backbone).forced_first
+    assert plain("the cat")["input_ids"] == before != own("the cat")["input_ids"]
+    with pytest.raises(InputError, match="has no language 'xx'"):
+        speaking(plain, "xx", None)
+
+
+def test_a_tokenizer_without_languages_is_refused(lively):
+    with pytest.raises(InputError, match=r"dataset\.decoding: this model's tokenizer marks no languages, found 'de'"):
+        speaking(lively("t5")[0].tokenizer, None, "de")

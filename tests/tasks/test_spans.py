@@ -3,7 +3,7 @@
 transformers 5 has no such pipeline ("question-answering" is not one of its tasks). `best_answers_by_search` does what
 that of transformers 4 is documented to do: in every window of the tokenizer's own, the probability of a span is the
 product of those of its start and its end among the context's tokens and the null position; words that tokens cut are
-made whole; equal answers of several windows add up. `tests/data/test_windows.py` has answers that it really gave.
+made whole; equal answers of several windows add up. `tests/data/test_best_spans.py` has answers that it really gave.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,7 +3,8 @@
 Counted are the passes that `tasks/decoding.py` makes: over the source or the prompt, then one for every new token but
 the last, which nothing reads. With a cache each of those reads one token, and costs as much more than the one before it
 as a key and a value more do, until a window is full. Without one each reads the whole answer so far, a quadratic in its
-length. So a few counts price answers of any length to the last FLOP. All beams of a row are read, its prompt included.
+length. So a few counts price answers of any length to the last FLOP. All beams of a row are read, its prompt included;
+passes that a search makes after its best answer has ended are not billed.
 """
 
 from collections.abc import Callable, Iterator
@@ -157,11 +158,11 @@ def _sum(price: Callable[[int], int], first: int, terms: int) -> int:
     """price(first) + price(first + 1) + ..., of a price that is a quadratic, or is one in stretches."""
     if terms <= PROBES:
         return sum(price(first + term) for term in range(terms))
-    one, two, three = (price(first + term) for term in range(3))
-    rise, bend = two - one, three - 2 * two + one
+    start, second, third = (price(first + term) for term in range(3))
+    rise, bend = second - start, third - 2 * second + start
     last = terms - 1
-    if price(first + last) == one + last * rise + comb(last, 2) * bend:
-        return terms * one + comb(terms, 2) * rise + comb(terms, 3) * bend
+    if price(first + last) == start + last * rise + comb(last, 2) * bend:
+        return terms * start + comb(terms, 2) * rise + comb(terms, 3) * bend
     half = terms // 2
     return _sum(price, first, half) + _sum(price, first + half, terms - half)
 

@@ -49,7 +49,7 @@ def estimate(cell: PreparedCell) -> Estimate:
     """Price a cell: the FLOPs that all its seeds would spend, and the hours at `gpu_tflops` sustained."""
     config, task = cell.config, cell.task.type
     tokens, how = _tokenizer(config.model.path)
-    prices = _prices(repr(config.method), _PriceKey(config), task)
+    prices = _prices(repr(config.method), _PriceKey(config, task))
     config.method.check_model(prices.backbone)
     limit = _limit(config, prices.backbone)
     scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
@@ -177,7 +177,7 @@ def _padded(batch: Sequence[Shape]) -> Shape:
 
 def _limit(config: Config, backbone: Backbone) -> int:
     """Most tokens of an input: as configured, the model's positions, or the T5 tokenizers' 512."""
-    return config.model.max_length or positions(backbone.model.config) or 512
+    return config.model.max_length or min(backbone.max_length, positions(backbone.model.config) or 512)
 
 
 @lru_cache(maxsize=4)
@@ -203,20 +203,21 @@ def _tokenizer(path: str) -> tuple[CountTokens, str]:
 
 
 class _PriceKey:
-    """What prices depend on, hashable by model and method only, so that cells share them."""
+    """What prices depend on beside the method, hashable, so that cells share them."""
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, task: TaskType):
+        self.config, self.task = config, task
 
     def __hash__(self) -> int:
         model = self.config.model
-        return hash((model.name, model.path, model.dtype, repr(model.shape), repr(self.config.recipe.losses)))
+        losses = repr(self.config.recipe.losses)
+        return hash((model.name, model.path, model.dtype, repr(model.shape), losses, repr(self.task)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _PriceKey) and hash(self) == hash(other)
 
 
 @lru_cache(maxsize=64)
-def _prices(_method: str, key: _PriceKey, task: TaskType) -> Pricer:
-    config = key.config
+def _prices(_method: str, key: _PriceKey) -> Pricer:
+    config, task = key.config, key.task
     return Pricer(MetaRun.of(config.method, task.without_weights(config.model), config.recipe, task))

@@ -19,6 +19,8 @@ from adaptbench.methods.contexts import ReadingPlan
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.checks import positions
 from adaptbench.schema import RecipeConfig
+from adaptbench.tasks import TaskType
+from adaptbench.tasks.choices import Choices
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedCell:
     """A method on a model, and how long the texts are. Everything is counted on the meta device."""
 
     method: Method
@@ -81,10 +83,11 @@ class Cell:
     recipe: RecipeConfig
     lengths: Lengths
     shots: int
+    task: TaskType = field(default_factory=Choices)
 
     @cached_property
     def run(self) -> MetaRun:
-        return MetaRun.of(self.method, self.backbone, self.recipe)
+        return MetaRun.of(self.method, self.backbone, self.recipe, self.task)
 
     @cached_property
     def prices(self) -> Pricer:
@@ -116,7 +119,7 @@ class Cell:
         """A pass of a prediction after `context` tokens; the noisy channel reads a choice and scores the input."""
         if self.plan.channel:
             return Shape(1, context + self.lengths.choice, 1, self.lengths.input)
-        return self.lengths.shape(1, context + self.virtual)
+        return self.lengths.shape(self.lengths.windows, context + self.virtual)
 
     @property
     def virtual(self) -> int:
@@ -136,7 +139,7 @@ class Cell:
     def tokens(self) -> int:
         """Tokens of a pass without its context, as the paper counts them."""
         shape = self.shape()
-        return shape.source + shape.choices * shape.target
+        return shape.rows * shape.source + shape.choices * shape.target
 
     @property
     def shares(self) -> bool:
@@ -148,7 +151,7 @@ class Cell:
         return getattr(self.method, "steps", 0) if self.run.adaptation.parameters else 0
 
 
-def spent(cell: Cell) -> Spent:
+def spent(cell: PlannedCell) -> Spent:
     """The FLOPs of a cell, counted and by formula."""
     lengths, context, steps = cell.lengths, cell.context, cell.steps
     rows, trainable, prices = cell.recipe.batch_size, cell.run.adaptation.trainable, cell.prices
@@ -182,7 +185,7 @@ def spent(cell: Cell) -> Spent:
     )
 
 
-def quote(cell: Cell) -> Quote:
+def quote(cell: PlannedCell) -> Quote:
     """The whole bill of a cell."""
     run, lengths, context, backbone, prices = cell.run, cell.lengths, cell.context, cell.backbone, cell.prices
     after = prices.predict_memory(cell.shape(), context) if cell.shares else None
@@ -202,7 +205,7 @@ def quote(cell: Cell) -> Quote:
     )
 
 
-def _notes(cell: Cell) -> list[str]:
+def _notes(cell: PlannedCell) -> list[str]:
     """What the numbers assume."""
     backbone, lengths, plan, found = cell.backbone, cell.lengths, cell.plan, []
     limit = positions(backbone.model.config)

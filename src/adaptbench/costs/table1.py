@@ -13,7 +13,7 @@ from torch import nn
 from adaptbench.costs import paper
 from adaptbench.costs.lengths import Lengths
 from adaptbench.costs.memory import kv_cache_bytes
-from adaptbench.costs.quote import Cell, Spent, spent
+from adaptbench.costs.quote import PlannedCell, Spent, spent
 from adaptbench.costs.storage import stored_bytes
 from adaptbench.methods.base import Method
 from adaptbench.models.backbone import Backbone
@@ -45,8 +45,8 @@ class Sources:
     methods: Mapping[str, Method]
     recipe: RecipeConfig
 
-    def cell(self, method: str, model: str, shots: int = paper.SHOTS) -> Cell:
-        return Cell(self.methods[method], self.backbones[model], self.recipe, Lengths(), shots)
+    def cell(self, method: str, model: str, shots: int = paper.SHOTS) -> PlannedCell:
+        return PlannedCell(self.methods[method], self.backbones[model], self.recipe, Lengths(), shots)
 
     def sizes(self, model: str) -> dict[str, float]:
         """The two readings of N."""
@@ -115,7 +115,7 @@ def rows(sources: Sources) -> tuple[list[Row], list[Spent]]:
     return found, [tuned, zero, largest]
 
 
-def _stored(cell: Cell) -> int:
+def _stored(cell: PlannedCell) -> int:
     return stored_bytes(cell.method, cell.run.adaptation, cell.stored)
 
 

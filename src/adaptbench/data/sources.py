@@ -7,6 +7,7 @@ the hub may name local copies of its splits: those are read where they are, the 
 import glob
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.hub import Unavailable, hub_rows
@@ -175,7 +176,9 @@ def _templates(config: DatasetConfig) -> list[Template]:
     return templates
 
 
-def _own(config: DatasetConfig, name: str, entry: dict[str, str], label_names: tuple[str, ...]) -> Template:
+def _own(config: DatasetConfig, name: str, entry: Any, label_names: tuple[str, ...]) -> Template:
+    if not isinstance(entry, dict) or not all(isinstance(part, str) for part in entry.values()):
+        raise InputError(f"dataset.templates.{name}={entry!r:.60}: expected its parts by name, each a text")
     template = task_type(config).template(config, name, entry, label_names)
     if not label_names and any("label_names" in text for text in entry.values()):
         raise InputError(

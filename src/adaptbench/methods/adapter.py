@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.models.delta import Delta, Piece
 
 PLACEMENTS = {
     "houlsby": ("self", "cross", "ff"),  # after every sublayer

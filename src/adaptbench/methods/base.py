@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.methods.contexts import Contexts, ReadingPlan
-from adaptbench.methods.delta import Delta
 from adaptbench.methods.norms import train_norms
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta
 from adaptbench.schema import RecipeConfig
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.choices import Choices

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models import hooks
 from adaptbench.models.anatomy import ROLES, Anatomy
+from adaptbench.models.delta import Delta, Piece
 
 
 class Shift(Piece):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.models.delta import Delta, Piece
 
 RULE_SCALE = 0.02
 

@@ -15,11 +15,11 @@ from adaptbench.data.batching import Shape
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.errors import InputError
-from adaptbench.methods import hooks
 from adaptbench.methods.base import Adaptation, TrainedMethod, register
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.methods.tensor_files import shown
+from adaptbench.models import hooks
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta, Piece
 from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize
 from adaptbench.training.stream import TrainingStream

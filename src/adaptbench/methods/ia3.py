@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adaptbench.errors import InputError
-from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.methods.released import released_vectors
+from adaptbench.models import hooks
 from adaptbench.models.anatomy import Anatomy, weight_matrix
 from adaptbench.models.backbone import Backbone, resolve_path
+from adaptbench.models.delta import Delta, Piece
 
 
 class Scale(Piece):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.models.delta import Delta
 
 
 @register("layernorm")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models import hooks
 from adaptbench.models.anatomy import ROLES, Anatomy, weight_matrix
+from adaptbench.models.delta import Delta, Piece
 
 
 class LowRank(Piece):

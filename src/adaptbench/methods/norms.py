@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.models.delta import Delta, Piece
 
 
 class NormScale(Piece):

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from adaptbench.errors import InputError
 from adaptbench.methods.base import Adaptation, Method, PeftMethod
 from adaptbench.methods.checkpoints import read_json
-from adaptbench.methods.hooks import rows
 from adaptbench.methods.ia3 import IA3
 from adaptbench.methods.layernorm import LayerNorm
 from adaptbench.methods.lora import LoRA
@@ -38,6 +37,7 @@ from adaptbench.methods.peft_settings import (
 from adaptbench.methods.prompt import PromptTuning
 from adaptbench.methods.tensor_files import check_tensors, listed, read_tensors, shown
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.hooks import rows
 from adaptbench.models.sites import LinearSite
 
 State = dict[str, Tensor]

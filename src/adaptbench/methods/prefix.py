@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.attention import recorded_keys_and_values
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta, Piece
 
 
 class PrefixStates(Piece):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta, Piece
 
 FIRST, LAST = 3, 5003  # after the special tokens: the most common ones, in vocabularies ordered by frequency
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from adaptbench.errors import InputError
-from adaptbench.methods import hooks
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models import hooks
 from adaptbench.models.anatomy import Anatomy, weight_matrix
+from adaptbench.models.delta import Delta, Piece
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:

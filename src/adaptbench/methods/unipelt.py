@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from adaptbench.methods.adapter import Bottleneck
 from adaptbench.methods.base import PeftMethod, register
-from adaptbench.methods.delta import Delta, Piece
-from adaptbench.methods.hooks import per_run
 from adaptbench.methods.lora import LowRank
 from adaptbench.methods.prefix import PrefixStates
 from adaptbench.methods.prompt import add_prompt, draw_prompt
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta, Piece
+from adaptbench.models.hooks import per_run
 
 GATE_SCALE = 0.02  # as the authors' code initialises every linear map
 

@@ -172,7 +172,8 @@ def meta_encoder(
     config = AutoConfig.for_model(**shape) if shape else load_config(path, revision)
     check_encoder(config, f"model={name}", dtype)
     model = _without_storage(config, getattr(torch, dtype))
-    return Encoder(name, model, None, torch.device("meta"), getattr(torch, dtype), NO_LIMIT)
+    limit = _positions(config, positions(config) or NO_LIMIT)
+    return Encoder(name, model, None, torch.device("meta"), getattr(torch, dtype), limit)
 
 
 def hidden_states(encoder: Encoder, source: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Heads on bare models: scores of classes, a number, or where an answer starts and ends, for R runs at once.
 
-A head is a piece like any other (`methods/delta.py`): its parameters have a leading run axis, and it sees the states of
+A head is a piece like any other (`models/delta.py`): its parameters have a leading run axis, and it sees the states of
 each run alone. It computes in single precision at least, whatever the model's, since it is trained from nothing and its
 outputs are compared with one another.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from adaptbench.methods.delta import Delta, Piece
+from adaptbench.models.delta import Delta, Piece
 from adaptbench.models.encoders import LAST, Encoder
 
 INIT_SCALE = 0.02  # as transformers draws the heads of BERT and RoBERTa
@@ -67,7 +67,7 @@ class ClassificationHead(Piece):
         self.project.draw(generators)
 
     def forward(self, states: Tensor) -> Tensor:  # (R, B, D) -> (R, B, C)
-        if self.dense is not None:
+        if self.dense is not None and self.activation is not None:
             states = self.activation(self.dense(nn.functional.dropout(states, self.dropout, self.training)))
         return self.project(nn.functional.dropout(states, self.dropout, self.training))
 

@@ -16,8 +16,8 @@ from adaptbench.data.templates import SPLIT, UNLABELLED, Prompt, Template, TextT
 from adaptbench.data.texts import Text, encode_text, pad_texts
 from adaptbench.data.tokenization import Ids
 from adaptbench.errors import InputError
-from adaptbench.methods.delta import Delta
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta
 from adaptbench.models.encoders import Encoder, load, meta_encoder, pooled
 from adaptbench.models.heads import classification_head, start_head
 from adaptbench.schema import DatasetConfig, ModelConfig

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adaptbench.data.batching import Batch, Encoded, Shape
+from adaptbench.data.best_spans import SpanAnswer, best_answers
 from adaptbench.data.squad import check_answer
 from adaptbench.data.templates import SPLIT, Prompt, Template, TextTemplate
 from adaptbench.data.texts import pad_texts
-from adaptbench.data.windows import Span, SpanAnswer, Window, answer_positions, best_answers, encode_windows
+from adaptbench.data.windows import Span, Window, answer_positions, encode_windows
 from adaptbench.errors import InputError, RowError
-from adaptbench.methods.delta import Delta
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import Delta
 from adaptbench.models.encoders import Encoder, hidden_states
 from adaptbench.models.heads import SpanHead, start_head
 from adaptbench.schema import DatasetConfig
@@ -223,8 +224,8 @@ class Spans(BareTask):
                 "reference": [list(answer.prompt.references) for answer in answers],
                 "classes": 0,
                 "windows": [answer.windows for answer in answers],
-                "best": [[one.text for one in answer.best] for answer in answers],
-                "best_scores": [[one.score for one in answer.best] for answer in answers],
+                "best": [[span.text for span in answer.best] for answer in answers],
+                "best_scores": [[span.score for span in answer.best] for answer in answers],
             }
         )
 
@@ -258,8 +259,8 @@ def _lists(given: Any) -> tuple[list[str], list[int]]:
     """
     if isinstance(given, Mapping):
         texts, starts = given.get("text"), given.get("answer_start")
-    elif isinstance(given, list | tuple) and all(isinstance(one, Mapping) for one in given):
-        texts, starts = [one.get("text") for one in given], [one.get("answer_start") for one in given]
+    elif isinstance(given, list | tuple) and all(isinstance(answer, Mapping) for answer in given):
+        texts, starts = [answer.get("text") for answer in given], [answer.get("answer_start") for answer in given]
     else:
         texts = starts = None
     if texts is None or starts is None or len(texts) != len(starts):

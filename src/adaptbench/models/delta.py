@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adaptbench.methods import hooks
+from adaptbench.models import hooks
 from adaptbench.models.anatomy import AttentionSite, EmbeddingSite, LinearSite, NormSite, SublayerSite
 
 
