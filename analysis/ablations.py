@@ -84,7 +84,7 @@ class Result:
 def results(summary: Summary) -> list[Result]:
     """The ablations of which the reference and at least one other setting ran."""
     found = []
-    by_method = {arm.method: arm for arm in (*summary.arms, *summary.ablation_arms) if arm.cells}
+    by_method = {arm.method: arm for arm in (*summary.arms, *summary.ablation_arms) if arm.by_dataset}
     for ablation in ABLATIONS:
         arms = {label: by_method[m] for label, (m, _) in ablation.settings.items() if m in by_method}
         reference, *others = ablation.settings
@@ -112,13 +112,15 @@ def table(result: Result, summary: Summary) -> Table:
     ablation = result.ablation
     rows, numbers = [], []
     for label, arm in result.arms.items():
-        cells = [percent(arm.cells[name].median) if name in arm.cells else ABSENT for name in summary.datasets]
+        cells = [
+            percent(arm.by_dataset[name].median) if name in arm.by_dataset else ABSENT for name in summary.datasets
+        ]
         pair = result.against_reference.get(label)
         change = f"{signed(pair.difference)} ({signed(pair.low)} to {signed(pair.high)})" if pair else ABSENT
         rows.append([label, *cells, percent(arm.score), change])
         numbers.append(
             {"source": "measured here", "setting": label, "method": arm.method, "score": arm.score}
-            | {name: arm.cells[name].median for name in arm.cells}
+            | {name: arm.by_dataset[name].median for name in arm.by_dataset}
             | ({"difference": pair.difference, "low": pair.low, "high": pair.high, "p": pair.p} if pair else {})
         )
     theirs = []
@@ -147,7 +149,8 @@ def verdict(result: Result) -> str:
         for label, pair in sure.items()
     ]
     rest = len(result.against_reference) - len(sure)
-    tail = f"; {rest} other{'s' if rest > 1 else ''} cannot be told apart from it" if rest else ""
+    others = "another does" if rest == 1 else f"{rest} others do"
+    tail = f"; {others} not differ significantly from it" if rest else ""
     return f"Against “{reference}”, {', '.join(parts)} in paired runs (95 % intervals without zero){tail}."
 
 

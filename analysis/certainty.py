@@ -11,13 +11,13 @@ MEDIANS = {
 }
 PAIRED = {
     1: "Paired comparisons with one seed answer for the items alone.",
-    2: "Paired comparisons with two seeds are conservative: fewer than 5 % of equal methods are told apart at 5 %.",
-    3: "Paired comparisons with three seeds or more hold their level: 3 to 6 % of equal methods are told apart at 5 %.",
+    2: "Paired comparisons with two seeds are conservative: fewer than 5 % of equal methods differ at the 5 % level.",
+    3: "Paired comparisons with three seeds or more hold their level: 3 to 6 % of equal methods differ at 5 %.",
 }
 
 
 def certainty(summary: Summary) -> list[str]:
     """A sentence for the medians and one for the comparisons of each number of seeds that occurs (three: or more)."""
-    cells = [cell for arm in summary.arms for cell in arm.cells.values() if cell.shots > 0]
+    cells = [cell for arm in summary.arms for cell in arm.by_dataset.values() if cell.shots > 0]
     seeds = sorted({min(len(cell.seeds), 3) for cell in cells})
     return [kind[count] for kind in (MEDIANS, PAIRED) for count in seeds]

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
-from analysis.appearance import INK, look
-from analysis.figures import PAGE, STYLE
-from analysis.labels import Name, settle_all
+from analysis.appearance import FOREGROUND, method_style
+from analysis.figures import BACKGROUND, RC_PARAMS
+from analysis.labels import Label, place_labels
 from analysis.typeset import significant, size
 
 # What memory is spent on, from what is always there to what comes and goes.
@@ -60,11 +60,11 @@ class Bars:
 # -- the break-even chart -----------------------------------------------------------------------------------------
 
 
-def crossing(one: Tally, other: Tally) -> float | None:
+def crossing(first: Tally, second: Tally) -> float | None:
     """After how many predictions the two cost the same; None if one is always cheaper."""
-    if one.each == other.each:
+    if first.each == second.each:
         return None
-    predictions = (other.once - one.once) / (one.each - other.each)
+    predictions = (second.once - first.once) / (first.each - second.each)
     return predictions if predictions > 0 else None
 
 
@@ -75,12 +75,12 @@ def reach(tallies: Sequence[Tally]) -> float:
 
 
 def is_icl(tally: Tally) -> bool:
-    return look(tally.method).family == "icl"
+    return method_style(tally.method).family == "icl"
 
 
 def break_even(panels: Sequence[tuple[str, Sequence[Tally]]]) -> Figure:
     """Total FLOPs against the number of predictions; a dot wherever a tuned line gets below a prompted one."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(5.2 * max(len(panels), 1) + (2 if len(panels) == 1 else 0), 4.4), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, (title, tallies) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -99,7 +99,7 @@ def _draw_lines(axes: Axes, title: str, tallies: Sequence[Tally]) -> None:
     axes.set_xlim(x[0], x[-1])
     for tally in tallies:
         style = "--" if "cached" in tally.method else ":" if tally.once == 0 and not is_icl(tally) else "-"
-        axes.plot(x, tally.total(x), color=look(tally.method).colour, linestyle=style, linewidth=1.8, zorder=3)
+        axes.plot(x, tally.total(x), color=method_style(tally.method).colour, linestyle=style, linewidth=1.8, zorder=3)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(numticks=9))
         axis.set_major_formatter(LogFormatterSciNotation())
@@ -115,19 +115,19 @@ def _name_lines(axes: Axes, tallies: Sequence[Tally]) -> list[Bbox]:
         for point in axes.transData.transform(np.column_stack([x, tally.total(x)]))
     ]
     names = []
-    for one, other in combinations(tallies, 2):
-        met = crossing(one, other)
-        tuned = other if is_icl(one) else one
-        if met is None or met < 1 or is_icl(one) == is_icl(other) or tuned.once == 0:
+    for first, second in combinations(tallies, 2):
+        met = crossing(first, second)
+        tuned = second if is_icl(first) else first
+        if met is None or met < 1 or is_icl(first) == is_icl(second) or tuned.once == 0:
             continue
-        height = float(one.total(np.array(met)))
-        axes.plot([met], [height], "o", color=INK, markeredgecolor=PAGE, markersize=6, zorder=5)
-        names.append(Name(f"{met:,.0f}", INK, *axes.transData.transform((met, height))))
+        height = float(first.total(np.array(met)))
+        axes.plot([met], [height], "o", color=FOREGROUND, markeredgecolor=BACKGROUND, markersize=6, zorder=5)
+        names.append(Label(f"{met:,.0f}", FOREGROUND, *axes.transData.transform((met, height))))
     for rank, tally in enumerate(tallies):  # where lines are apart: tuned ones before they rise, the others after
         place = x[3 + 6 * (rank % 3)] if tally.once and not is_icl(tally) else x[-4 - 5 * (rank % 3)]
         point = axes.transData.transform((place, float(tally.total(np.array(place)))))
-        names.append(Name(tally.label, look(tally.method).colour, *point))
-    return settle_all(axes, names, taken, INK)
+        names.append(Label(tally.label, method_style(tally.method).colour, *point))
+    return place_labels(axes, names, taken, FOREGROUND)
 
 
 # -- stacked bars -------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def _name_lines(axes: Axes, tallies: Sequence[Tally]) -> list[Bbox]:
 def stacked(panels: Sequence[Bars]) -> Figure:
     """Horizontal bars of parts laid end to end, so that lengths add up (a log axis would hide that)."""
     rows = max((len(panel.stacks) for panel in panels), default=1)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(10.4, max(2.4, 0.34 * rows + 1.4)), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -234,7 +234,9 @@ def judged(predictions: pd.DataFrame, metric: Metric) -> Judged:
         asked, classes = predictions, int(predictions["classes"].max())
         answers, references = {ANSWERED: asked["prediction"].tolist()}, asked["reference"].tolist()
     uids = asked["uid"].astype(str).tolist()
-    found = {norm: mean_by_item(uids, metric.per_item(own, references, classes)) for norm, own in answers.items()}
+    found = {
+        norm: mean_by_item(uids, metric.per_item(answered, references, classes)) for norm, answered in answers.items()
+    }
     return Judged(pd.Index(dict.fromkeys(uids), name="uid"), found, metric)
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
-from analysis.appearance import look
+from analysis.appearance import method_style
 from analysis.charts import ITEMS, Bars, Stack, Tally, break_even, stacked
-from analysis.figures import Line, Panel, Point, best_known, ours
+from analysis.figures import Line, Panel, Point, best_known, measured_panel
 from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
 from analysis.tables import short
@@ -28,7 +28,7 @@ def theirs(measure: str, x_label: str) -> Panel:
     methods = list(table["method"])
     points, lines = [], []
     for row in table.itertuples():
-        style, name = look(row.method), short(row.method, row.model, methods)
+        style, name = method_style(row.method), short(row.method, row.model, methods)
         if getattr(row, measure) > 0:
             points.append(Point(getattr(row, measure), row.score, name, style))
         else:
@@ -38,7 +38,7 @@ def theirs(measure: str, x_label: str) -> Panel:
 
 def training_flops(summary: Summary) -> tuple[Panel, Panel]:
     """Scores against the FLOPs of adapting, spent once."""
-    left = ours(
+    left = measured_panel(
         summary,
         lambda arm: arm.typical("flops.adapt.measured"),
         "FLOPs to adapt, counted (levels: nothing is trained)",
@@ -51,7 +51,7 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
     """Scores against peak memory, to adapt and to predict."""
 
     def panel(phase: str) -> Panel:
-        drawn = ours(
+        drawn = measured_panel(
             summary,
             lambda arm: arm.highest(f"memory.{phase}.peak_bytes"),
             f"Peak memory to {phase}, bytes of tensors",
@@ -64,7 +64,9 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
 
 def storage(summary: Summary) -> tuple[Panel, Panel]:
     """Scores against what has to be stored for a task beside the model."""
-    left = ours(summary, lambda arm: arm.typical("storage.bytes"), "Bytes to store for a task", best_known(summary))
+    left = measured_panel(
+        summary, lambda arm: arm.typical("storage.bytes"), "Bytes to store for a task", best_known(summary)
+    )
     right = theirs("disk", "Bytes to store for a task")
     return replace(left, x_text=bytes_text), replace(right, x_text=bytes_text)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures
-from analysis.appearance import look
+from analysis.appearance import method_style
 from analysis.charts import Tally, break_even
 from analysis.collect import Arguments, ReportError, read_json
 from analysis.published import published
@@ -67,8 +67,10 @@ def build(folder: Path) -> str:
     bills = read_json(folder / "bills.json")
     table = costs(bills["rows"])
     write(table, folder / "tables")
-    tallies = [Tally(f"{look(one['method']).label}, {one['model']}", one["method"], one["once"], one["each"])
-               for one in bills["lines"]]  # fmt: skip
+    tallies = []
+    for line in bills["lines"]:
+        label = f"{method_style(line['method']).label}, {line['model']}"
+        tallies.append(Tally(label, line["method"], line["once"], line["each"]))
     figures.write(break_even([("Counted, at the paper's scale", tallies)]), "break_even", folder / "figures")
     return to_text(table)
 
@@ -80,7 +82,7 @@ def costs(rows: list[dict[str, Any]]) -> Table:
         value = printed()[row["key"]]
         row = row | nearest(value, row["readings"])
         off = {name: row[name] / value - 1 for name in ("formula", "reading", "counted")}
-        texts = [shown(row["key"], one) for one in (value, row["formula"], row["reading"], row["counted"])]
+        texts = [shown(row["key"], number) for number in (value, row["formula"], row["reading"], row["counted"])]
         cells.append(
             [
                 NAMES[row["key"]],
@@ -102,7 +104,7 @@ def costs(rows: list[dict[str, Any]]) -> Table:
 
 def nearest(value: float, readings: dict[str, float]) -> dict[str, Any]:
     """The reading at the smallest relative distance from a printed value, and which it is."""
-    name = min(readings, key=lambda one: abs(readings[one] / value - 1))
+    name = min(readings, key=lambda reading: abs(readings[reading] / value - 1))
     return {"reading": readings[name], "reading_is": name}
 
 

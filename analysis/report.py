@@ -12,6 +12,7 @@ from analysis import cost_figures, figures, tables
 from analysis.ablations import ABLATIONS
 from analysis.certainty import certainty
 from analysis.collect import Arguments, Experiment, ReportError, load
+from analysis.freshness import inputs, read_stamp, write_stamp
 from analysis.summary import Summary, summarise
 from analysis.typeset import Best, Table, powers, to_text, write
 from analysis.verdicts import claims, headline
@@ -135,19 +136,28 @@ def described(value: Any) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Arguments(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="outputs/<experiment>, with records/*.json in it")
+    parser.add_argument("--force", action="store_true", help="make the report again though nothing has changed")
     try:
-        folder: Path = parser.parse_args(arguments).folder
-        summary, page = build(folder)
+        given = parser.parse_args(arguments)
+        folder: Path = given.folder
+        printed = None if given.force else read_stamp(folder)
+        if printed is None:
+            made_from = inputs(folder)
+            summary, page = build(folder)
+            printed = f"{closing(summary, folder)}\n{page}"
+            write_stamp(folder, made_from, printed)
     except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if summary is None:
-        print("No row had a label to score by. For files a leaderboard takes: python -m experiments.submit", folder)
-    else:
-        print(to_text(tables.table1(summary)))
-        print(*headline(summary), sep="\n", end="\n\n")
-    print(page)
+    print(printed)
     return 0
+
+
+def closing(summary: Summary | None, folder: Path) -> str:
+    """What the program prints at its end."""
+    if summary is None:
+        return f"No row had a label to score by. For files a leaderboard takes: python -m experiments.submit {folder}"
+    return "\n".join([to_text(tables.table1(summary)), *headline(summary), ""])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from adaptbench.metrics.base import mean
 Array = NDArray[np.floating]
 
 REPLICATES = 5_000
-EQUAL = 1e-12  # means of whole numbers that differ by less are the same
+TOLERANCE = 1e-12  # means of whole numbers that differ by less are the same
 RNG_SEED = 2205_05638  # fixed: the same records give the same intervals
 
 
@@ -43,27 +43,27 @@ def iqm(values: ArrayLike) -> float:
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemStatistics:
     """What a metric counts of every item, and how a score follows from the sum over items."""
 
     statistics: Array  # (S, N, k)
     aggregate: Callable[[Array], Array]  # (..., k) -> (...)
 
     @classmethod
-    def of(cls, cell: "Items | ArrayLike") -> "Items":
+    def of(cls, cell: "ItemStatistics | ArrayLike") -> "ItemStatistics":
         """As it is, or from a matrix (S, N) of values whose mean is the score."""
-        if isinstance(cell, Items):
+        if isinstance(cell, ItemStatistics):
             return cell
         values = np.asarray(cell, dtype=float)
         return cls(np.stack([values, np.ones_like(values)], axis=-1), mean)
 
-    def chosen(self, seeds: Any, items: Any) -> "Items":
+    def select(self, seeds: Any, items: Any) -> "ItemStatistics":
         """Some of the seeds and some of the items."""
-        return Items(self.statistics[seeds][:, items], self.aggregate)
+        return ItemStatistics(self.statistics[seeds][:, items], self.aggregate)
 
-    def repeated(self, seeds: int) -> "Items":
+    def repeat(self, seeds: int) -> "ItemStatistics":
         """One seed's items, as if every one of so many seeds had answered alike."""
-        return Items(np.broadcast_to(self.statistics, (seeds, *self.statistics.shape[1:])), self.aggregate)
+        return ItemStatistics(np.broadcast_to(self.statistics, (seeds, *self.statistics.shape[1:])), self.aggregate)
 
     @property
     def scores(self) -> Array:
@@ -114,7 +114,7 @@ def item_draws(items: int, replicates: int, rng_seed: int, stream: int) -> Array
 
 
 def hierarchical_bootstrap(
-    cells: Sequence[Items | Array],  # D of (S, N); S and N may differ between datasets
+    cells: Sequence[ItemStatistics | Array],  # D of (S, N); S and N may differ between datasets
     over_seeds: Callable[[Array], Array] = median_over_seeds,  # (B, S) -> (B,)
     replicates: int = REPLICATES,
     rng_seed: int = RNG_SEED,
@@ -126,7 +126,7 @@ def hierarchical_bootstrap(
     replicates are coarse and already spread too far.
     """
     found = np.zeros(replicates)
-    for stream, cell in enumerate(map(Items.of, cells)):
+    for stream, cell in enumerate(map(ItemStatistics.of, cells)):
         seeds, items, _ = cell.statistics.shape
         scores = cell.aggregate(drawn_sums(item_draws(items, replicates, rng_seed, stream), cell.statistics))  # (B, S)
         rng = np.random.default_rng([rng_seed, stream, seeds])
@@ -153,7 +153,7 @@ def percentile_interval(replicates: Array, level: float = 0.95) -> tuple[float, 
 
 
 def hierarchical_bootstrap_ci(
-    cells: Sequence[Items | Array],  # D of (S, N)
+    cells: Sequence[ItemStatistics | Array],  # D of (S, N)
     level: float = 0.95,
     over_seeds: Callable[[Array], Array] = median_over_seeds,
     replicates: int = REPLICATES,
@@ -186,9 +186,9 @@ def crossed_variances(cell: Array) -> tuple[Array, Array, Array]:
         noise = spread / ((seeds - 1) * (items - 1)) - of_seeds / (items - 1) - of_items / (seeds - 1)
         # A mean over N answers moves in steps of 1/N, a rounding of variance 1/(12 N^2): equal means do not prove that
         # seeds are alike.
-        of_seeds = np.where(noise > EQUAL, np.maximum(of_seeds, 1 / (12 * items**2 * seeds)), of_seeds)
+        of_seeds = np.where(noise > TOLERANCE, np.maximum(of_seeds, 1 / (12 * items**2 * seeds)), of_seeds)
     # Where all answers differ alike no spread is seen at all. As if one item (or seed) in N had shown no difference:
-    alike = (np.ptp(cell, axis=(-2, -1)) < EQUAL) & (np.abs(mean) > EQUAL)
+    alike = (np.ptp(cell, axis=(-2, -1)) < TOLERANCE) & (np.abs(mean) > TOLERANCE)
     if items > 1:
         of_items = np.where(alike, (mean / items) ** 2, of_items)
     elif seeds > 1:
@@ -209,28 +209,28 @@ class CrossedT:
 
     estimate: Array
     error: Array  # infinite where nothing is known
-    seeds_freedom: Array
-    items_freedom: Array
+    seeds_df: Array
+    items_df: Array
     weight: Array  # of the seeds' distribution, in 0..1
 
-    def beyond(self, t: Array) -> Array:
+    def tail_probability(self, t: Array) -> Array:
         """Probability of a statistic at least as far from zero as t >= 0."""
-        of_seeds, of_items = special.stdtr(self.seeds_freedom, -t), special.stdtr(self.items_freedom, -t)
+        of_seeds, of_items = special.stdtr(self.seeds_df, -t), special.stdtr(self.items_df, -t)
         return 2 * (self.weight * of_seeds + (1 - self.weight) * of_items)
 
     @property
     def p(self) -> Array:
         """Two-sided p-value for "it is zero"."""
         size = np.abs(self.estimate)
-        return self.beyond(np.divide(size, self.error, out=np.zeros_like(size), where=self.error > 0))
+        return self.tail_probability(np.divide(size, self.error, out=np.zeros_like(size), where=self.error > 0))
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """(low, high); it leaves out zero exactly where p is below 1 - level."""
-        ends = [special.stdtrit(freedom, (1 + level) / 2) for freedom in (self.items_freedom, self.seeds_freedom)]
+        ends = [special.stdtrit(freedom, (1 + level) / 2) for freedom in (self.items_df, self.seeds_df)]
         near, far = np.minimum(*ends), np.maximum(*ends)
         for _ in range(60):  # bisection: the quantile of a mixture lies between those of its parts
             middle = (near + far) / 2
-            near, far = np.where(self.beyond(middle) > 1 - level, (middle, far), (near, middle))
+            near, far = np.where(self.tail_probability(middle) > 1 - level, (middle, far), (near, middle))
         return self.estimate - far * self.error, self.estimate + far * self.error
 
 
@@ -252,8 +252,8 @@ def crossed_t_test(cells: Sequence[Array]) -> CrossedT:
     """
     cells = [np.asarray(cell, dtype=float) for cell in cells]
     of_seeds, of_items, noise = zip(*map(crossed_variances, cells), strict=True)
-    seeds_freedom = satterthwaite(of_seeds, [cell.shape[-2] - 1 for cell in cells])
-    items_freedom = satterthwaite(of_items, [cell.shape[-1] - 1 for cell in cells])
+    seeds_df = satterthwaite(of_seeds, [cell.shape[-2] - 1 for cell in cells])
+    items_df = satterthwaite(of_items, [cell.shape[-1] - 1 for cell in cells])
     seeds_variance = np.sum(of_seeds, axis=0)
     variance = seeds_variance + np.maximum(np.sum(of_items, axis=0) - np.sum(noise, axis=0), 0)
     share = np.divide(seeds_variance, variance, out=np.zeros_like(variance), where=variance > 0)
@@ -261,24 +261,26 @@ def crossed_t_test(cells: Sequence[Array]) -> CrossedT:
     return CrossedT(
         estimate=np.mean([cell.mean(axis=(-2, -1)) for cell in cells], axis=0),
         error=np.sqrt(variance) / len(cells) if known else np.full_like(variance, np.inf),
-        seeds_freedom=seeds_freedom,
-        items_freedom=items_freedom,
-        weight=share ** np.minimum(seeds_freedom / 2, 1),
+        seeds_df=seeds_df,
+        items_df=items_df,
+        weight=share ** np.minimum(seeds_df / 2, 1),
     )
 
 
 def paired_difference(
-    first: Sequence[Items | Array],  # D of (S, N)
-    second: Sequence[Items | Array],  # D of the same shapes: same seeds, same items, in the same order
+    first: Sequence[ItemStatistics | Array],  # D of (S, N)
+    second: Sequence[ItemStatistics | Array],  # D of the same shapes: same seeds, same items, in the same order
     level: float = 0.95,
 ) -> tuple[float, float, float, float]:
     """Difference of scores, its interval (low, high) and a two-sided p-value for "no difference".
 
     The estimate is the mean over datasets and seeds of the difference of scores; an item's part in it is the difference
-    of its values (`Items.values`). Everything the two
+    of its values (`ItemStatistics.values`). Everything the two
     methods share (the draw, the item) cancels before anything is estimated; `crossed_t_test` judges what is left.
     """
-    differences = [Items.of(a).values - Items.of(b).values for a, b in zip(first, second, strict=True)]
+    differences = [
+        ItemStatistics.of(a).values - ItemStatistics.of(b).values for a, b in zip(first, second, strict=True)
+    ]
     test = crossed_t_test(differences)
     low, high = test.interval(level)
     return float(test.estimate), float(low), float(high), float(test.p)

@@ -10,7 +10,7 @@ import pandas as pd
 from adaptbench.metrics import get
 from analysis import ablations, wording
 from analysis import statistics as stats
-from analysis.appearance import look
+from analysis.appearance import method_style
 from analysis.collect import NORMS
 from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
@@ -33,7 +33,9 @@ from analysis.typeset import (
 def short(method: str, model: str, others: list[str]) -> str:
     """A published row's name as the paper's figure has it."""
     return (
-        look(method).label if others.count(method) == 1 and method != "zero_shot" else f"{look(method).label} {model}"
+        method_style(method).label
+        if others.count(method) == 1 and method != "zero_shot"
+        else f"{method_style(method).label} {model}"
     )
 
 
@@ -43,7 +45,7 @@ def best_of(arms: list[Arm]) -> float:
 
 
 def average_text(arm: Arm) -> str:
-    partial = f" ({len(arm.cells)}/{len(arm.finished)} datasets)" if not arm.covers_all and arm.cells else ""
+    partial = f" ({len(arm.by_dataset)}/{len(arm.finished)} datasets)" if not arm.covers_all and arm.by_dataset else ""
     return percent(arm.score) + partial
 
 
@@ -62,11 +64,11 @@ def table1(summary: Summary) -> Table:
         low, high = arm.interval or (None, None)
         own = {"source": "measured here", "method": arm.method, "model": arm.model, "variant": arm.variant}
         quality = {"score": arm.score, "ci_low": low, "ci_high": high, "chance": summary.mean_chance}
-        numbers.append({**own, **spent, "disk_bytes": disk, **quality, "datasets": len(arm.cells)})
+        numbers.append({**own, **spent, "disk_bytes": disk, **quality, "datasets": len(arm.by_dataset)})
     theirs = []
     for row in published_table1().itertuples():
         costs = [ABSENT, power(row.flops_inference), ABSENT, power(row.flops_training), size(row.disk)]
-        theirs.append([look(row.method).label, row.model, *costs, f"{row.score:.1f}", ABSENT])
+        theirs.append([method_style(row.method).label, row.model, *costs, f"{row.score:.1f}", ABSENT])
         own = {"source": PAPER, "method": row.method, "model": row.model, "variant": ""}
         spent = {"flops_inference_paper": row.flops_inference, "flops_training_paper": row.flops_training}
         numbers.append({**own, **spent, "disk_bytes": row.disk, "score": row.score / 100, "datasets": 11})
@@ -80,7 +82,7 @@ def table1(summary: Summary) -> Table:
         "hierarchical-bootstrap interval over seeds and items, conservative from three seeds on. "
         f"Chance: {percent(summary.mean_chance)} ({chance}).",
         "measured: counted on the real step; formula: the paper's arithmetic per token.",
-        *summary.stand_ins,
+        *summary.substituted_splits,
     ]
     ours, paper = Panel("Measured here", rows), Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)
     return Table(
@@ -97,7 +99,7 @@ def answered(records: pd.DataFrame) -> Table:
         disk = float(runs["storage.bytes"].mean())
         numbers.append({**own, "answers": int(runs["n_eval"].sum()), **spent, "disk_bytes": disk})
         counts = [count(own["datasets"]), count(own["runs"]), count(runs["n_eval"].sum())]
-        rows.append([look(str(method)).label, str(model), *counts, *map(power, spent.values()), size(disk)])
+        rows.append([method_style(str(method)).label, str(model), *counts, *map(power, spent.values()), size(disk)])
     columns = ["Method", "Model", "Data sets", "Runs", "Answers", "FLOPs/example", "Training FLOPs", "Disk"]
     title = "Answers without labels, and what they cost"
     return Table("answered", title, [("", name) for name in columns], [Panel("", rows)], pd.DataFrame(numbers), 2)
@@ -105,7 +107,7 @@ def answered(records: pd.DataFrame) -> Table:
 
 def cell_text(arm: Arm, dataset: str) -> str:
     """median (IQR), with how many of the expected seeds there are if not all."""
-    cell, lost = arm.cells.get(dataset), arm.failed.get(dataset, 0)
+    cell, lost = arm.by_dataset.get(dataset), arm.failed.get(dataset, 0)
     done, expected = len(cell.seeds) if cell else 0, arm.expected[dataset]
     state = f"{done}/{expected} seeds" + (f", {lost} failed" if lost else "")
     if cell is None:
@@ -118,7 +120,7 @@ def scores(summary: Summary) -> Table:
     """Median (IQR) over seeds per method and dataset, their average, and chance."""
     rows, numbers = [], []
     tops = {
-        name: max((arm.cells[name].median for arm in summary.arms if name in arm.cells), default=np.inf)
+        name: max((arm.by_dataset[name].median for arm in summary.arms if name in arm.by_dataset), default=np.inf)
         for name in summary.datasets
     }
     best = best_of(summary.arms)
@@ -126,7 +128,7 @@ def scores(summary: Summary) -> Table:
         row = [arm.name, arm.model]
         own = {"method": arm.method, "model": arm.model, "variant": arm.variant}
         for name in summary.datasets:
-            cell, text = arm.cells.get(name), cell_text(arm, name)
+            cell, text = arm.by_dataset.get(name), cell_text(arm, name)
             row.append(Best(text) if cell and cell.median == tops[name] else text)
             state = {"seeds": len(cell.seeds) if cell else 0, "expected": arm.expected[name]}
             state["failed"] = arm.failed.get(name, 0)
@@ -150,7 +152,7 @@ def scores(summary: Summary) -> Table:
     panels = [Panel("", rows), Panel("", [["Chance", "", *chance]])]
     lost = sum(sum(arm.failed.values()) for arm in summary.arms)
     notes = ["Median (interquartile range) over seeds, in percent. Bold or starred: the highest of its column."]
-    notes += summary.stand_ins
+    notes += summary.substituted_splits
     if lost:
         notes.append(f"{lost} runs failed and are not in the numbers; their cells say so.")
     return Table("scores", f"{summary.title_measure} per dataset", columns, panels, pd.DataFrame(numbers), 2, notes)
@@ -215,7 +217,7 @@ def comparisons(summary: Summary) -> Table:
     """Every pair of arms on the runs both have."""
     rows, numbers = [], []
     for pair in summary.comparisons:
-        verdict = "yes" if pair.told_apart else "no"
+        verdict = "yes" if pair.significant else "no"
         p_values = [f"{pair.p:.4f}", f"{pair.p_holm:.4f}"]
         bounds = f"[{signed(pair.low)}, {signed(pair.high)}]"
         names = [summary.title(pair.first), summary.title(pair.second)]
@@ -234,10 +236,10 @@ def comparisons(summary: Summary) -> Table:
         ("First − second, points", "mean"),
         ("First − second, points", "95 % interval"),
     ]
-    columns += [("p-value", "alone"), ("p-value", "Holm"), ("", "Told apart"), ("", "Paired runs")]
+    columns += [("p-value", "alone"), ("p-value", "Holm"), ("", "Significant"), ("", "Paired runs")]
     notes = [
         "Difference of mean scores on the same datasets, seeds and items; paired t-test with seeds and items as "
-        "crossed random effects, conservative with two seeds. Told apart: below 0.05 after Holm's adjustment over all "
+        "crossed random effects, conservative with two seeds. Significant: below 0.05 after Holm's adjustment over all "
         "pairs of this table."
     ]
     title = "Paired comparisons"
@@ -248,7 +250,7 @@ def normalisation(summary: Summary) -> Table:
     """Average score had choices been ranked by log-likelihood per token, in all, per character, per byte."""
     rows, numbers = [], []
     for arm in summary.arms:
-        medians = np.array([np.median(cell.norms, axis=1) for cell in arm.cells.values()])  # (datasets, norms)
+        medians = np.array([np.median(cell.norms, axis=1) for cell in arm.by_dataset.values()])  # (datasets, norms)
         values = (
             [None if np.isnan(v) else float(v) for v in medians.mean(axis=0)] if len(medians) else [None] * len(NORMS)
         )
@@ -269,7 +271,7 @@ def failures(summary: Summary) -> Table:
     lost = summary.experiment.failures
     rows = [
         [
-            look(row.method).label,
+            method_style(row.method).label,
             row.model,
             row.dataset,
             str(row.seed),

@@ -146,7 +146,7 @@ def to_text(table: Table) -> str:
 
 def powers(text: str) -> str:
     """1.1e12 -> 1.1×10¹²"""
-    return POWER.sub(lambda found: f"{found[1]}×10{found[2].translate(SUPERSCRIPT)}", text)
+    return POWER.sub(lambda match: f"{match[1]}×10{match[2].translate(SUPERSCRIPT)}", text)
 
 
 def to_markdown(table: Table) -> str:

@@ -10,9 +10,9 @@ def headline(summary: Summary) -> list[str]:
     rivals = [arm for family in ("icl", "full", "zero_shot") if (arm := best(summary, family)) is not None]
     if tuned is None:
         top = max((arm for arm in summary.arms if arm.score is not None), key=lambda arm: arm.score or 0)
-        return [f"{summary.title(top)} has the highest average {summary.measure}, {reached(top)}."]
-    sentences = [leader(summary, tuned)]
-    sentences += [versus(summary, tuned, rival) for rival in rivals]
+        return [f"{summary.title(top)} has the highest average {summary.measure}, {score_with_interval(top)}."]
+    sentences = [best_peft(summary, tuned)]
+    sentences += [against_rival(summary, tuned, rival) for rival in rivals]
     icl = best(summary, "icl")
     if icl is not None:
         sentences += costs(tuned, icl)
@@ -21,20 +21,20 @@ def headline(summary: Summary) -> list[str]:
 
 def claims(summary: Summary) -> dict[str, list[str]]:
     """What each figure shows, in sentences: the paper's claims, held against these records."""
-    return {"figure3": better_and_cheaper(summary), "figure2": tuned_methods(summary)}
+    return {"figure3": tuning_against_prompting(summary), "figure2": peft_comparisons(summary)}
 
 
-def better_and_cheaper(summary: Summary) -> list[str]:
+def tuning_against_prompting(summary: Summary) -> list[str]:
     """Tuning against in-context learning (Table 1, Figure 3). T-Few stands for tuning where it ran, as in the paper."""
     named = [arm for arm in summary.arms if arm.method == "t_few" and arm.covers_all]
     tuned = named[0] if named else best(summary, "peft")
-    prompted = [arm for arm in summary.arms if arm.family in ("icl", "zero_shot") and arm.cells]
+    prompted = [arm for arm in summary.arms if arm.family in ("icl", "zero_shot") and arm.by_dataset]
     if tuned is None or not prompted:
         return []
-    return [standing(summary, tuned, prompted), *growth(summary)]
+    return [against_reference(summary, tuned, prompted), *scaling(summary)]
 
 
-def growth(summary: Summary) -> list[str]:
+def scaling(summary: Summary) -> list[str]:
     """What in-context learning gains from the size of the model, method by method."""
     sentences = []
     arms = [arm for arm in summary.arms if arm.family == "icl" and arm.covers_all and not arm.variant]
@@ -45,40 +45,41 @@ def growth(summary: Summary) -> list[str]:
             steps = ", ".join(f"{percent(arm.score)} % on {arm.model}" for arm in sizes)
             sentences.append(
                 f"By size, {sizes[0].name} reaches {steps}: from smallest to largest {signed(pair.difference)} points "
-                f"in paired runs ({signed(pair.low)} to {signed(pair.high)}), {known(pair)}."
+                f"in paired runs ({signed(pair.low)} to {signed(pair.high)}), {significance(pair)}."
             )
     return sentences
 
 
-def tuned_methods(summary: Summary) -> list[str]:
+def peft_comparisons(summary: Summary) -> list[str]:
     """Parameter-efficient methods against full fine-tuning, and T-Few's adapter against the others (Figure 2)."""
-    tuned = [arm for arm in summary.arms if arm.family == "peft" and arm.cells and not arm.variant]
+    tuned = [arm for arm in summary.arms if arm.family == "peft" and arm.by_dataset and not arm.variant]
     references = [arm for arm in summary.arms if arm.family == "full" and arm.covers_all and not arm.variant]
     references += [arm for arm in tuned if arm.method == "ia3" and arm.covers_all]
     told = [(reference, [arm for arm in tuned if arm is not reference]) for reference in references]
-    return [standing(summary, reference, others) for reference, others in told if others]
+    return [against_reference(summary, reference, others) for reference, others in told if others]
 
 
-def standing(summary: Summary, reference: Arm, others: list[Arm]) -> str:
-    """Which arms lie above a reference, which below, and which cannot be told apart from it, in paired runs."""
-    sides: dict[str, list[str]] = {"Above it": [], "Below it": [], "Not told apart from it": []}
+def against_reference(summary: Summary, reference: Arm, others: list[Arm]) -> str:
+    """Which arms lie above a reference, which below, and which do not differ significantly from it, in paired runs."""
+    sides: dict[str, list[str]] = {"Above it": [], "Below it": [], "No significant difference": []}
     for arm in sorted(others, key=lambda arm: -(arm.score or 0)):
         pair = summary.compare(arm, reference)
         if pair is None:
             continue
         bounds = f"{summary.title(arm)} ({signed(pair.difference)}; {signed(pair.low)} to {signed(pair.high)})"
-        side = ("Above it" if pair.difference > 0 else "Below it") if pair.told_apart else "Not told apart from it"
+        side = ("Above it" if pair.difference > 0 else "Below it") if pair.significant else "No significant difference"
         sides[side].append(bounds)
-    told = [f"{side}: {', '.join(arms)}." for side, arms in sides.items() if arms]
-    return f"Against {summary.title(reference)}, {reached(reference)}, in points of paired runs. {' '.join(told)}"
+    told = " ".join(f"{side}: {', '.join(arms)}." for side, arms in sides.items() if arms)
+    reached = score_with_interval(reference)
+    return f"Against {summary.title(reference)}, {reached}, in points of paired runs. {told}"
 
 
-def leader(summary: Summary, tuned: Arm) -> str:
+def best_peft(summary: Summary, tuned: Arm) -> str:
     """Which method leads its family; that it was picked after the fact is part of the news."""
     others = sum(arm.family == "peft" for arm in summary.arms)
     if others == 1:
-        return f"{summary.title(tuned)} reaches {reached(tuned)}."
-    return f"Of {others} parameter-efficient methods, {summary.title(tuned)} does best: {reached(tuned)}."
+        return f"{summary.title(tuned)} reaches {score_with_interval(tuned)}."
+    return f"Of {others} parameter-efficient methods, {summary.title(tuned)} does best: {score_with_interval(tuned)}."
 
 
 def best(summary: Summary, family: str) -> Arm | None:
@@ -87,22 +88,24 @@ def best(summary: Summary, family: str) -> Arm | None:
     return max(arms, key=lambda a: (a.score or 0, -(a.typical("flops.predict.measured") or 0)), default=None)
 
 
-def versus(summary: Summary, tuned: Arm, rival: Arm) -> str:
+def against_rival(summary: Summary, tuned: Arm, rival: Arm) -> str:
     """How a rival stands against the best tuned method, by the paired comparison."""
     pair = summary.compare(rival, tuned)
-    return f"{summary.title(rival)} reaches {reached(rival)}" + ("." if pair is None else f", {verdict(pair)}.")
+    return f"{summary.title(rival)} reaches {score_with_interval(rival)}" + (
+        "." if pair is None else f", {difference(pair)}."
+    )
 
 
-def verdict(pair: Comparison) -> str:
+def difference(pair: Comparison) -> str:
     """The first arm against the second, and whether the data can tell them apart."""
     side = "above" if pair.difference > 0 else "below"
     points = f"{percent(abs(pair.difference))} points {side} it in paired runs"
     bounds = f"95 % interval {signed(pair.low)} to {signed(pair.high)}"
-    return f"{points} ({bounds}), {known(pair)}"
+    return f"{points} ({bounds}), {significance(pair)}"
 
 
-def known(pair: Comparison) -> str:
-    return "more than chance explains" if pair.told_apart else "which these runs cannot tell from chance"
+def significance(pair: Comparison) -> str:
+    return "more than chance explains" if pair.significant else "which these runs cannot tell from chance"
 
 
 def costs(tuned: Arm, icl: Arm) -> list[str]:
@@ -128,6 +131,6 @@ def ratio(mine: float, theirs: float) -> str:
     return f"{factor:.1f} times {'as many' if theirs >= mine else 'fewer'}"
 
 
-def reached(arm: Arm) -> str:
+def score_with_interval(arm: Arm) -> str:
     low, high = arm.interval or (None, None)
     return f"{percent(arm.score)} % ({percent(low)} to {percent(high)})"

@@ -15,7 +15,7 @@ from analysis.typeset import ABSENT, Panel, Table, count, percent
 
 def by_template(runs: pd.DataFrame) -> pd.DataFrame:
     """(runs) x (templates): the score of every run in every template, nan where a run has none."""
-    rows = [{name: one["score"] for name, one in scores.items()} for scores in runs["score_by_template"]]
+    rows = [{name: quality["score"] for name, quality in scores.items()} for scores in runs["score_by_template"]]
     return pd.DataFrame(rows, dtype=float)
 
 

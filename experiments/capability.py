@@ -79,7 +79,7 @@ def report(folder: Path) -> list[str]:
     found = {(arm.model, arm.method): arm for arm in build_arms(experiment, datasets, _doubts())}
     lines = [f"{len(datasets)} held-out tasks, chance {100 * chance:.1f}. Scores in percent (95 % interval)."]
     zero = found["micro_t0", "zero_shot"]
-    saturated = [name for name, cell in zero.cells.items() if cell.scores.mean() > 0.95]
+    saturated = [name for name, cell in zero.by_dataset.items() if cell.scores.mean() > 0.95]
     lines.append(f"zero-shot micro_t0: {percent(zero)}, {difference(zero, chance)} against chance")
     lines.append(f"  above 95 % on {len(saturated)} tasks{': ' if saturated else ''}{', '.join(saturated)}")
     for size in SIZES:
@@ -102,7 +102,7 @@ def _doubts() -> dict[str, list[str]]:
 
 def mean(arm: Arm) -> float:
     """Percent: mean over tasks of the mean over seeds."""
-    return 100 * float(np.mean([cell.scores.mean() for cell in arm.cells.values()]))
+    return 100 * float(np.mean([cell.scores.mean() for cell in arm.by_dataset.values()]))
 
 
 def percent(arm: Arm) -> str:

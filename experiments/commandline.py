@@ -40,8 +40,8 @@ _QUOTED_KEY = re.compile(r"(?P<text>\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')(?P<c
 def program_arguments(arguments: list[str]) -> list[str]:
     """Accept `+experiment=x` and `+dry_run=true` without the plus, `dataset.columns={..}` for `+dataset.columns={..}`,
     `method.arguments.r=4` for `++method.arguments.r=4`, any keys in `dataset.labels={..}`, and `-m` at any place."""
-    multirun = [one for one in arguments if one in ("-m", "--multirun")]
-    return multirun + [_spelled(one) for one in arguments if one not in ("-m", "--multirun")]
+    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    return multirun + [_spelled(argument) for argument in arguments if argument not in ("-m", "--multirun")]
 
 
 def _spelled(argument: str) -> str:
@@ -66,11 +66,11 @@ def _text(value: str) -> str:
     return f"'{escaped}{trailing * chr(92)}'"
 
 
-def _bare_key(found: re.Match[str]) -> str:
+def _bare_key(match: re.Match[str]) -> str:
     """JSON's way to write a key, without its quotes; a quoted value as it is."""
-    key = found["text"][1:-1]
-    bare = found["colon"] is not None and re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII)
-    return f"{key}{found['colon']}" if bare else found[0]
+    key = match["text"][1:-1]
+    bare = match["colon"] is not None and re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII)
+    return f"{key}{match['colon']}" if bare else match[0]
 
 
 def check_options(arguments: list[str]) -> None:
@@ -79,9 +79,9 @@ def check_options(arguments: list[str]) -> None:
     Raises:
         InputError: names the argument.
     """
-    for one in arguments:
-        if one.startswith("-"):
-            raise InputError(f"{one}: unknown, expected setting=value (see --help)")
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise InputError(f"{argument}: unknown, expected setting=value (see --help)")
 
 
 def check_hydra_options(arguments: list[str]) -> None:
@@ -99,12 +99,12 @@ def _unknown(message: str) -> NoReturn:
     raise InputError(f"{message} (see --help)")
 
 
-def take_option(arguments: list[str], name: str, known: tuple[str, ...]) -> tuple[str, list[str]]:
+def take_option(arguments: list[str], name: str, allowed: tuple[str, ...]) -> tuple[str, list[str]]:
     """Take `name=value` out of the arguments; the first of `known` is the default."""
-    values = [one.partition("=")[2] for one in arguments if one.startswith(f"{name}=")] or [known[0]]
-    if values[-1] not in known:
-        raise InputError(f"{name}={values[-1]!r}: expected one of {', '.join(known)}")
-    return values[-1], [one for one in arguments if not one.startswith(f"{name}=")]
+    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")] or [allowed[0]]
+    if values[-1] not in allowed:
+        raise InputError(f"{name}={values[-1]!r}: expected one of {', '.join(allowed)}")
+    return values[-1], [argument for argument in arguments if not argument.startswith(f"{name}=")]
 
 
 def at_least_one(text: str) -> int:

@@ -72,7 +72,7 @@ def price(overrides: list[str]) -> tuple[Quote, BreakEven | None]:
     numbers, overrides = take_numbers(overrides, (*BY_HAND, "reference_shots"))
     other_model, overrides = take_text(overrides, "reference")
     other_method, overrides = take_text(overrides, "reference_method")
-    named = any(one.startswith("dataset=") for one in overrides)
+    named = any(override.startswith("dataset=") for override in overrides)
     config = _composed(overrides)
     asked = task_type(config.dataset)
     backbone = _backbone(config, asked)
@@ -98,8 +98,8 @@ def price(overrides: list[str]) -> tuple[Quote, BreakEven | None]:
 
 def take_text(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
     """Take `name=value` out of the arguments."""
-    values = [one.partition("=")[2] for one in arguments if one.startswith(f"{name}=")]
-    return (values[-1] if values else None), [one for one in arguments if not one.startswith(f"{name}=")]
+    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+    return (values[-1] if values else None), [argument for argument in arguments if not argument.startswith(f"{name}=")]
 
 
 def take_numbers(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[str, int | None], list[str]]:
@@ -115,7 +115,7 @@ def take_numbers(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[str
 
 def _composed(overrides: list[str]) -> Config:
     with initialize_config_dir(CONF, version_base="1.3"):
-        given = ["recipe=tfew", *(part for one in overrides for part in _any_model(one))]
+        given = ["recipe=tfew", *(part for override in overrides for part in _any_model(override))]
         return resolve(compose("config", program_arguments(given)))
 
 

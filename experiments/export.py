@@ -76,7 +76,9 @@ def _document(
         "versions": dict.fromkeys(tasks, 1),
         "n-shot": {task: record["shots"] for task, record in tasks.items()},
         "higher_is_better": {task: dict.fromkeys(METRICS, True) for task in tasks},
-        "n-samples": {task: {"original": one["n_eval"], "effective": one["n_eval"]} for task, one in tasks.items()},
+        "n-samples": {
+            task: {"original": record["n_eval"], "effective": record["n_eval"]} for task, record in tasks.items()
+        },
         "config": {
             "model": "adaptbench",
             "model_args": {"pretrained": model["path"], "dtype": model["dtype"], "method": first["method"]},
@@ -134,11 +136,11 @@ def samples(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _aggregate(found: list[dict[str, Any]]) -> dict[str, float]:
+def _aggregate(logged: list[dict[str, Any]]) -> dict[str, float]:
     """Means and their standard errors over items, under the harness's names. Unlabelled rows have none."""
     values: dict[str, float] = {}
-    for metric in found[0]["metrics"]:
-        right = np.array([sample[metric] for sample in found])
+    for metric in logged[0]["metrics"]:
+        right = np.array([sample[metric] for sample in logged])
         values[f"{metric},none"] = float(right.mean())
         values[f"{metric}_stderr,none"] = float(right.std(ddof=1) / np.sqrt(len(right))) if len(right) > 1 else 0.0
     return values

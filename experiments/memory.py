@@ -39,16 +39,16 @@ def main() -> None:
         check_options(sys.argv[1:])
         style, rest = take_option(sys.argv[1:], "format", ("table", "json"))
         phase, rest = take_option(rest, "phase", ("both", "adapt", "predict"))
-        found = [measure(rest, phase)] if phase != "both" else [_in_fresh_process(rest, one) for one in PHASES]
+        found = [measure(rest, phase)] if phase != "both" else [_in_fresh_process(rest, name) for name in PHASES]
     if style == "json" or phase != "both":
         print(json.dumps(found if phase == "both" else found[0], indent=1))
         return
     print(f"{'phase':10s}{'measured':>12s}{'tensors':>12s}   how")
-    for one in found:
+    for result in found:
         measured, tensors = (
-            size(value) if isinstance(value, int) else "none" for value in (one["measured"], one["tensors"])
+            size(value) if isinstance(value, int) else "none" for value in (result["measured"], result["tensors"])
         )
-        print(f"{one['phase']!s:10s}{measured:>12s}{tensors:>12s}   {one['how']}")
+        print(f"{result['phase']!s:10s}{measured:>12s}{tensors:>12s}   {result['how']}")
 
 
 PHASES = ("adapt", "predict")

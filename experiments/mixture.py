@@ -55,7 +55,7 @@ def composed(recipe: DictConfig) -> tuple[Config, Mixture]:
     if not recipe.mixture:
         raise InputError("recipes.ia3.mixture=[]: expected names of data sets (conf/dataset), such as [boolq,rte,sst2]")
     cells = [cell(recipe, dataset) for dataset in recipe.mixture]
-    tasks = [load_task(one.dataset) for one in cells]
+    tasks = [load_task(cell.dataset) for cell in cells]
     for task in tasks:
         if not task.train:
             raise InputError(f"dataset {task.name!r}: no training split to pre-train on")

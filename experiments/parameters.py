@@ -107,12 +107,12 @@ def rounds_to(count: int, printed: str) -> bool:
     return any(math.isclose(way, float(number)) for way in ways)
 
 
-def findings(found: list[Row]) -> list[str]:
+def findings(table: list[Row]) -> list[str]:
     """The paper's figures that its own released configurations do not give."""
     return [
         f"{row['method']}: the released configuration trains {row['trainable']:,} parameters; the paper prints "
         f"{row['printed']}, which does not follow from it."
-        for row in found
+        for row in table
         if row.get("agrees") is False
     ]
 

@@ -50,17 +50,17 @@ def bills() -> dict[str, object]:
     methods = {name: _composed(f"method={name}").method for name in ("ia3", "icl", "zero_shot")}
     sources = Sources(backbones, methods, next(iter(configs.values())).recipe)
     found, cells = rows(sources)
-    lines = [line for one in cells for line in _lines(one)]
+    lines = [line for cell in cells for line in _lines(cell)]
     origin = {"versions": provenance.versions(), "git": provenance.git()}
     return {"rows": [asdict(row) for row in found], "lines": lines, **origin}
 
 
-def _lines(one: Spent) -> list[dict[str, object]]:
+def _lines(cell: Spent) -> list[dict[str, object]]:
     """Once and per prediction, counted; a cell that can share its demonstrations is drawn both ways."""
-    name = {"method": one.method, "model": one.model}
-    found: list[dict[str, object]] = [{**name, "once": one.adapt.measured, "each": one.predict.measured}]
-    if one.once and one.after:
-        found.append({**name, "method": "icl_cached", "once": one.once.measured, "each": one.after.measured})
+    name = {"method": cell.method, "model": cell.model}
+    found: list[dict[str, object]] = [{**name, "once": cell.adapt.measured, "each": cell.predict.measured}]
+    if cell.once and cell.after:
+        found.append({**name, "method": "icl_cached", "once": cell.once.measured, "each": cell.after.measured})
     return found
 
 

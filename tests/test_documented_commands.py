@@ -7,6 +7,7 @@ there: `RULES` says how, shortened where it would be long. A command without a r
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -30,6 +31,7 @@ from adaptbench.methods import METHODS
 from experiments import pretrain
 from experiments.commandline import CONF, program_arguments
 from tests.conftest import DATA
+from tests.models.bare import save_bare
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -80,12 +82,12 @@ def checked(given: list[str]) -> list[str]:
 def put_together(given: list[str]) -> list[str]:
     """What would be trained is put together; data sets of the hub have to exist in conf/dataset, no more."""
     arguments = []
-    for one in given:
-        if one.startswith("recipes.ia3.mixture="):
-            for name in one.partition("=")[2].strip("[]").split(","):
+    for argument in given:
+        if argument.startswith("recipes.ia3.mixture="):
+            for name in argument.partition("=")[2].strip("[]").split(","):
                 assert (Path(CONF) / "dataset" / f"{name}.yaml").is_file(), name
-            one = "recipes.ia3.mixture=[micro_rte,micro_cb]"
-        arguments.append(one)
+            argument = "recipes.ia3.mixture=[micro_rte,micro_cb]"
+        arguments.append(argument)
     return arguments or ["--help"]
 
 
@@ -118,6 +120,7 @@ ELSEWHERE = {  # what a page makes first, and the test that follows it from ther
 }
 PLACEHOLDERS = {  # what stands for something of the reader's own
     r"/(path|folder)/or/hub-id": "model",
+    r"/folder/of/an/encoder": "encoder",
     r"/path/\S+\.pt": "vectors.pt",
     r"method=\.\.\.": "method=ia3",
     r"<run_id>": "RUN_ID",
@@ -154,6 +157,9 @@ def place(tmp_path_factory, model_folders) -> Path:
     (folder / "data").mkdir()
     for name in ("train.csv", "test.csv", "data/train.csv", "data/test.csv"):
         (folder / name).write_text(f"stars,review\n{rows}\n")
+    for name in ("train.jsonl", "test.jsonl"):
+        lines = [json.dumps({"text": f"{row} is a number", "summary": f"number {row}"}) for row in range(64)]
+        (folder / name).write_text("\n".join(lines))
     own = (
         "dataset=files",
         "dataset.train=train.csv",
@@ -167,6 +173,7 @@ def place(tmp_path_factory, model_folders) -> Path:
             done = run("experiments.run", [*arguments, *small], patch)
             assert done.code == 0, done.err
     shutil.copytree(model_folders["llama"], folder / "model")
+    save_bare("bert", folder / "encoder")
     shutil.copyfile(next(folder.glob("outputs/default/adapters/*/adapter.safetensors")), folder / "vectors.pt")
     return folder
 
@@ -299,7 +306,7 @@ def test_a_documented_setting_is_understood(text):
     """A code span such as `dataset.prompts=promptsource`: with whichever method has the settings it names."""
     given = [filled_in(word) for word in shlex.split(text)]
     named = {word.split("=")[0].removeprefix("method.") for word in given if word.startswith("method.")}
-    method = next(kind for kind, made in METHODS.items() if named <= {one.name for one in fields(made)})
+    method = next(kind for kind, made in METHODS.items() if named <= {field.name for field in fields(made)})
     register_schemas()
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base="1.3"):
@@ -308,7 +315,7 @@ def test_a_documented_setting_is_understood(text):
 
 def test_the_example_of_a_peft_tuner_runs_as_printed(reader, monkeypatch):
     pytest.importorskip("peft")
-    (text,) = [one for one in spans(ROOT / "README.md") if one.startswith("method.peft_type=")]
+    (text,) = [span for span in spans(ROOT / "README.md") if span.startswith("method.peft_type=")]
     short = ("method.steps=2", "limit=4", "seeds=[0]", "progress=false", "name=peft", "model=micro_gpt_s")
     done = run("experiments.run", ["method=hf_peft", *shlex.split(text), *short], monkeypatch)
     assert done.code == 0, done.err

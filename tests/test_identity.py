@@ -58,7 +58,7 @@ def test_other_weights_at_the_same_path_are_another_run(cell, tmp_path):
     assert prepare_cell(config).missing == 1, "the record of the old weights must not answer"
     (second,) = run_cell(prepare_cell(config))
     assert first.run_id != second.run_id
-    old, new = (RunStore(tmp_path / "out").path("predictions", one.run_id, ".parquet") for one in (first, second))
+    old, new = (RunStore(tmp_path / "out").path("predictions", record.run_id, ".parquet") for record in (first, second))
     assert old.read_bytes() != new.read_bytes()
 
 
@@ -119,8 +119,8 @@ SAME = {  # arguments, and what means the same
 @pytest.mark.parametrize("name", SAME)
 def test_the_same_question_has_the_same_id(run_id, tmp_path, name):
     (tmp_path / "deep").mkdir()
-    one, other = SAME[name]
-    assert run_id(*one) == run_id(*other)
+    first, second = SAME[name]
+    assert run_id(*first) == run_id(*second)
 
 
 OTHER = {

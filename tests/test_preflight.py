@@ -101,10 +101,10 @@ def small_disk(monkeypatch):
 
 def test_adapters_that_will_not_fit_the_disk_are_known_before_training(cell, small_disk):
     full = METHODS["full_ft"](name="full_ft")
-    one = preflight(cell(method=full), waiting=1)
-    assert one > 4 * 100_000  # all parameters of the model in float32
-    assert preflight(cell(method=full), waiting=3) == 3 * one
-    waiting = 12 * 10**6 // one + 1
+    one_adapter = preflight(cell(method=full), waiting=1)
+    assert one_adapter > 4 * 100_000  # all parameters of the model in float32
+    assert preflight(cell(method=full), waiting=3) == 3 * one_adapter
+    waiting = 12 * 10**6 // one_adapter + 1
     assert "12 MB are free; keep_adapters=false keeps no adapter" in refusal(cell(method=full), waiting)
     assert preflight(cell(method=full, keep_adapters=False), waiting) == 0
 

@@ -60,8 +60,8 @@ def fused_against_separate(backbone: Backbone, task: TaskData, kind: str, steps:
 
     prompts = evaluation_prompts(task, "random", limit=64)
     together = evaluate(fused(), prompts, batch_size=64)
-    for run, one in enumerate(separate()):
-        theirs = evaluate(one, prompts, batch_size=64)[0]
+    for run, adaptation in enumerate(separate()):
+        theirs = evaluate(adaptation, prompts, batch_size=64)[0]
         same = [predict(a) == predict(b) for a, b in zip(together[run], theirs, strict=True)]
         assert sum(same) >= 62, f"{kind}: fused and separate runs answer differently"
     return Comparison(f"train_{len(SEEDS)}_seeds_{kind}", fused, separate, "one seed after the other")
@@ -110,9 +110,9 @@ def mixed_against_one_at_a_time(backbone: Backbone, task: TaskData, kind: str) -
     @torch.inference_mode()
     def one_at_a_time() -> list[torch.Tensor]:
         results = []
-        for single, own in zip(singles, batches, strict=True):
+        for single, task_batch in zip(singles, batches, strict=True):
             with single.attached():
-                results.append(token_log_probabilities(single.backbone, own))
+                results.append(token_log_probabilities(single.backbone, task_batch))
         return results
 
     together, apart = mixed(), one_at_a_time()

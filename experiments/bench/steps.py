@@ -59,13 +59,15 @@ def random_batch(shape: Shape, vocabulary: int, device: torch.device) -> Batch:
     return Batch(source, torch.ones_like(source).bool(), targets, torch.ones_like(targets).bool(), label)
 
 
-def training_step(adaptation: Adaptation, config: Config, runs: int, one: Shape) -> Callable[[], None]:
+def training_step(adaptation: Adaptation, config: Config, runs: int, shape: Shape) -> Callable[[], None]:
     """A step of `runs` fused runs, each with a batch of this shape of its own; call it as often as you like."""
     backbone = adaptation.backbone
     update = Adafactor() if config.recipe.optimizer == "adafactor" else AdamW()
     optimizer = RunOptimizer(adaptation.parameters, update, runs, adaptation.delta is not None)
     vocabulary = backbone.model.config.vocab_size
-    batch = random_batch(Shape(runs * one.rows, one.source, one.choices, one.target), vocabulary, backbone.device)
+    batch = random_batch(
+        Shape(runs * shape.rows, shape.source, shape.choices, shape.target), vocabulary, backbone.device
+    )
     alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
 
     def step() -> None:
@@ -78,10 +80,10 @@ def training_step(adaptation: Adaptation, config: Config, runs: int, one: Shape)
     return step
 
 
-def measure(backbone: Backbone, config: Config, runs: int, steps: int, one: Shape) -> dict[str, object]:
+def measure(backbone: Backbone, config: Config, runs: int, steps: int, shape: Shape) -> dict[str, object]:
     """Median seconds of a step and what follows from them, and the peak of the third step."""
     adaptation, device = config.method.prepare(backbone, seeds=list(range(runs))), backbone.device
-    step = training_step(adaptation, config, runs, one)
+    step = training_step(adaptation, config, runs, shape)
     for _ in range(2):  # allocates the optimizer's state and lets kernels be chosen
         step()
     peak = accelerator_peak(step, device) if device.type != "cpu" else None
@@ -94,9 +96,9 @@ def measure(backbone: Backbone, config: Config, runs: int, steps: int, one: Shap
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - begun)
-    typical, tokens = statistics.median(seconds), one.rows * (one.source + one.choices * one.target)
+    typical, tokens = statistics.median(seconds), shape.rows * (shape.source + shape.choices * shape.target)
     meta = MetaRun.of(config.method, backbone, config.recipe)
-    flops, estimate = count(lambda: meta.forward_backward(one)), train_memory(meta, one)
+    flops, estimate = count(lambda: meta.forward_backward(shape)), train_memory(meta, shape)
     return {
         "model": config.model.name,
         "method": config.method.name,
@@ -137,8 +139,8 @@ def main() -> None:
     results = []
     for config in configs:
         for runs in given.runs if config.method.fuses else [1]:
-            one = Lengths(input=given.input_tokens).shape(config.recipe.batch_size)
-            results.append(measure(backbone, config, runs, given.steps, one))
+            shape = Lengths(input=given.input_tokens).shape(config.recipe.batch_size)
+            results.append(measure(backbone, config, runs, given.steps, shape))
             print(json.dumps(results[-1]), flush=True)
             if device.type != "cpu":
                 torch.accelerator.empty_cache()

@@ -152,9 +152,9 @@ def _check(config: Config) -> None:
             raise InputError(f"{name}={value}: expected at least 1")
 
 
-def _expect(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name}={value!r}: expected one of {', '.join(known)}")
+def _expect(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files

@@ -56,9 +56,9 @@ def preflight(config: Config, waiting: int) -> int:
         if problem := config.method.missing_files():
             raise InputError(problem)
         _output(config.output, os.getcwd())
-        one = bytes_of_a_run(config)
-        check_room(Path(config.output), one * (waiting if config.keep_adapters else 1), "output")
-        kept = one * waiting if config.keep_adapters else 0
+        bytes_per_run = bytes_of_a_run(config)
+        check_room(Path(config.output), bytes_per_run * (waiting if config.keep_adapters else 1), "output")
+        kept = bytes_per_run * waiting if config.keep_adapters else 0
     if multiprocessing.parent_process() is None:  # a worker's parent has tried; an outage later must cost no result
         _tracking(tracking.name, tracking.project, tracking.mode)
     return kept
@@ -76,7 +76,7 @@ def check_output(folder: Path, setting: str) -> None:
         InputError: the folder is a file, or files cannot be written into it.
     """
     try:
-        for place in dict.fromkeys(_nearest(one) for one in (folder, *(folder / kind for kind in KINDS))):
+        for place in dict.fromkeys(_nearest(path) for path in (folder, *(folder / kind for kind in KINDS))):
             if not place.is_dir():
                 raise InputError(f"{setting}={str(folder)!r}: {place} is a file, expected a folder")
             _probe(place)

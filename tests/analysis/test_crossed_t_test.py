@@ -41,7 +41,7 @@ def rejected(cells, level=0.05):
 
 
 @pytest.mark.parametrize("seed_sd", [0.1, 0.2, 0.3, 0.5])
-def test_equal_methods_are_told_apart_in_3_to_6_percent(seed_sd):
+def test_equal_methods_differ_significantly_in_3_to_6_percent(seed_sd):
     """1, 6 and 11 datasets of 56 items, and one of 277, where seeds outweigh items soonest."""
     rng = np.random.default_rng([5, round(10 * seed_sd)])
     datasets = [differences(rng, EXPERIMENTS, 5, 56, seed_sd) for _ in range(11)]
@@ -100,9 +100,9 @@ def test_one_item_or_one_seed_is_scipys_t_test_over_the_other(shape):
 def test_datasets_of_one_seed_are_satterthwaites_t_test():
     """Two samples, one mirrored: the mean of both is half of what Welch's test compares."""
     rng = np.random.default_rng(11)
-    one, other = rng.normal(0.3, 0.2, 30), rng.normal(0.1, 0.6, 12)
-    p = stats.crossed_t_test([one[None], -other[None]]).p
-    assert float(p) == pytest.approx(reference.ttest_ind(one, other, equal_var=False).pvalue)
+    first, second = rng.normal(0.3, 0.2, 30), rng.normal(0.1, 0.6, 12)
+    p = stats.crossed_t_test([first[None], -second[None]]).p
+    assert float(p) == pytest.approx(reference.ttest_ind(first, second, equal_var=False).pvalue)
 
 
 def test_seeds_and_items_by_hand():

@@ -14,7 +14,7 @@ from analysis.collect import ReportError, judged, load
 from analysis.published import published_table4
 from analysis.summary import summarise
 from analysis.typeset import Best, latex
-from analysis.verdicts import claims, growth, headline
+from analysis.verdicts import claims, headline, scaling
 from tests.analysis.synthetic import METHODS, predictions, record, write_experiment, write_failure, write_run
 
 
@@ -81,22 +81,22 @@ def test_every_pair_is_compared_and_adjusted(summary):
     assert len(pairs) == len(METHODS) * (len(METHODS) - 1) / 2
     assert all(pair.p_holm >= pair.p for pair in pairs)
     by_name = {(pair.first.method, pair.second.method): pair for pair in pairs}
-    assert by_name["ia3", "zero_shot"].told_apart
+    assert by_name["ia3", "zero_shot"].significant
     assert by_name["ia3", "zero_shot"].difference == pytest.approx(0.22, abs=0.05)
 
 
 def test_the_report_writes_everything_and_twice_the_same(folder, built, tmp_path, capsys):
-    one, two = built, tmp_path / "two"
-    shutil.copytree(folder, two)
-    assert report.main([str(two)]) == 0
+    first, second = built, tmp_path / "two"
+    shutil.copytree(folder, second)
+    assert report.main([str(second)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1] == str(tmp_path / "two/report.html")
     assert printed[0].startswith("Table 1")
-    written = sorted(path.relative_to(one) for path in one.glob("[tf]*/*.*") if "failures/" not in str(path))
+    written = sorted(path.relative_to(first) for path in first.glob("[tf]*/*.*") if "failures/" not in str(path))
     suffixes = {path.suffix for path in written}
     assert suffixes == {".csv", ".md", ".tex", ".pdf", ".png"}
     for path in [*written, "report.html"]:
-        assert (one / path).read_bytes() == (two / path).read_bytes(), path
+        assert (first / path).read_bytes() == (second / path).read_bytes(), path
 
 
 def test_the_page_is_self_contained_and_speaks_from_the_numbers(built, summary):
@@ -131,7 +131,7 @@ def test_claims_say_on_which_side_of_a_reference_each_method_lies(summary):
     (full,) = (arm for arm in summary.arms if arm.method == "full_ft")
     for arm in (arm for arm in summary.arms if arm.family == "peft"):
         pair = summary.compare(arm, full)
-        side = ("Above it" if pair.difference > 0 else "Below it") if pair.told_apart else "Not told apart from it"
+        side = ("Above it" if pair.difference > 0 else "Below it") if pair.significant else "No significant difference"
         assert against_full.count(summary.title(arm)) == 1
         assert against_full.index(side) < against_full.index(summary.title(arm))
 
@@ -142,7 +142,7 @@ def test_growth_with_size_is_told_from_the_records(tmp_path):
             correct = (np.arange(200) % 10 < 10 * share).astype(float)
             changes = {"method": "icl", "model": size, "params.trainable": 0, "params.total": parameters, "seed": seed}
             write_run(tmp_path, record(f"{size}-{seed}", **changes), correct)
-    (sentence,) = growth(summarise(load(tmp_path)))
+    (sentence,) = scaling(summarise(load(tmp_path)))
     assert "50.0 % on micro_gpt_s, 90.0 % on micro_gpt_l" in sentence
     assert "+40.0 points" in sentence
 
@@ -196,7 +196,7 @@ def test_records_of_an_older_version_are_left_out(tmp_path):
     write_run(tmp_path, record("old", schema=0, dataset="micro_old"))
     summary = summarise(load(tmp_path))
     assert summary.datasets == ["micro_wsc"]
-    assert "1 records were made by an older version and are left out." in summary.notes
+    assert "1 records were made by an older version and are excluded." in summary.notes
 
 
 def test_an_archive_reports_the_same_to_the_last_byte(tmp_path):
@@ -231,10 +231,10 @@ def test_labels_do_not_overlap(summary):
     for panels_of in figures.FIGURES.values():
         _, boxes = figures.draw(panels_of(summary))
         for panel in boxes:
-            for i, one in enumerate(panel):
+            for i, box in enumerate(panel):
                 for other in panel[i + 1 :]:
-                    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-                    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+                    width = min(box.x1, other.x1) - max(box.x0, other.x0)
+                    height = min(box.y1, other.y1) - max(box.y0, other.y0)
                     assert min(width, height) <= 1, "two names cover each other"
 
 
@@ -326,6 +326,6 @@ def test_a_stand_in_for_a_test_set_is_named_under_the_tables(tmp_path):
         split = "dev_r1 in place of test_r1" if content["dataset"] == "micro_cb" else "test"
         path.write_text(json.dumps({**content, "evaluation_split": split}))
     summary = summarise(load(folder))
-    said = "micro_cb was evaluated on dev_r1 in place of test_r1, which was not at hand."
-    assert summary.stand_ins == [said]
+    said = "micro_cb was evaluated on dev_r1 in place of test_r1, which was not available."
+    assert summary.substituted_splits == [said]
     assert all(said in table.notes for table in (tables.table1(summary), tables.scores(summary)))

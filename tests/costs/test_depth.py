@@ -62,12 +62,14 @@ def test_unequal_halves_and_shallow_models_are_counted_whole():
 def test_what_is_not_linear_in_depth_is_not_extrapolated(monkeypatch):
     """A method whose parameters do not follow the line is counted on the whole model."""
     run = MetaRun.of(METHODS["lora"](), deep("llama"), recipe())
-    monkeypatch.setattr(Adaptation, "trainable", property(lambda own: len(own.backbone.anatomy.attentions) ** 2))
+    monkeypatch.setattr(
+        Adaptation, "trainable", property(lambda adaptation: len(adaptation.backbone.anatomy.attentions) ** 2)
+    )
     assert pricer.Pricer(run)._shallow is None
 
 
 def test_a_shallow_copy_differs_in_nothing_else():
-    whole, one = deep("qwen3"), with_layers(deep("qwen3"), 1)
-    assert len(one.anatomy.attentions) == 1
-    assert one.model.config.hidden_size == whole.model.config.hidden_size
-    assert one.device.type == "meta"
+    whole, shallow = deep("qwen3"), with_layers(deep("qwen3"), 1)
+    assert len(shallow.anatomy.attentions) == 1
+    assert shallow.model.config.hidden_size == whole.model.config.hidden_size
+    assert shallow.device.type == "meta"

@@ -86,15 +86,15 @@ def own_flops(kind: str, backbone, s: int, u: int) -> int:
     """What a method adds to a row's forward pass, by hand: scales, biases and prefix-free norms add no product."""
     anatomy, method = backbone.anatomy, METHODS[kind]()
     if kind == "lora":
-        return sum(2 * method.rank * (one.d_in + one.d_out) * visited(one, s, u) for one in anatomy.linears)
+        return sum(2 * method.rank * (linear.d_in + linear.d_out) * visited(linear, s, u) for linear in anatomy.linears)
     if kind == "adapter":
         bottleneck = max(1, D // method.reduction)
         lengths = {"encoder": s, "decoder": u}
-        sites = [one for one in anatomy.sublayers if one.role == "ff"]
-        return sum(2 * 2 * D * bottleneck * lengths.get(one.path.partition(".")[0], s + u) for one in sites)
+        sites = [sublayer for sublayer in anatomy.sublayers if sublayer.role == "ff"]
+        return sum(2 * 2 * D * bottleneck * lengths.get(site.path.partition(".")[0], s + u) for site in sites)
     if kind == "prefix":
         queries = {"encoder": s, "cross": u, "decoder": u if backbone.is_encoder_decoder else s + u}
-        return sum(attention(queries[one.kind], method.virtual_tokens) for one in anatomy.attentions)
+        return sum(attention(queries[site.kind], method.virtual_tokens) for site in anatomy.attentions)
     return 0
 
 

@@ -60,8 +60,8 @@ def test_the_papers_arithmetic_by_hand():
 
 
 def test_tuning_is_cheaper_from_the_first_prediction_above_the_crossing():
-    def made(adapt: float, each: float, **more: object) -> Spent:
-        return Spent("m", "x", 4, 1, 0, 0, Flops(adapt, adapt), Flops(each, each), **more)
+    def made(adapt: float, per_prediction: float, **more: object) -> Spent:
+        return Spent("m", "x", 4, 1, 0, 0, Flops(adapt, adapt), Flops(per_prediction, per_prediction), **more)
 
     tuned, prompted = made(100.0, 1.0), made(0.0, 21.0, once=Flops(40.0, 40.0), after=Flops(5.0, 5.0))
     found = break_even(tuned, prompted)
@@ -87,10 +87,10 @@ def test_strategies_of_in_context_learning_pay_for_what_they_read():
     def of(method: str, *more: str, shots: int = 5) -> Spent:
         return spent(cell_of("model=qwen3_0_6b", f"method={method}", *more, shots=shots))
 
-    plain, one = of("icl"), of("icl", shots=1)
+    plain, one_shot = of("icl"), of("icl", shots=1)
     ensemble, cached, calibrated, channel = map(of, ("icl_ensemble", "icl_cached", "icl_calibrated", "icl_channel"))
-    assert ensemble.predict == one.predict * 5
-    assert ensemble.once == one.once * 5
+    assert ensemble.predict == one_shot.predict * 5
+    assert ensemble.once == one_shot.once * 5
     assert (cached.adapt, cached.predict) == (plain.once, plain.after)
     assert (calibrated.predict, calibrated.adapt) == (plain.predict, plain.predict * 3)
     assert of("icl_calibrated", "method.cached=true").adapt == plain.once + plain.after * 3

@@ -183,7 +183,9 @@ def test_templates_see_the_first_spelling_and_others_ask_the_same_question():
     spelled = {"no": 0, "yes": 1, "false": 0, "1": 1}
     assert shown_names(spelled) == {"no": 0, "yes": 1}
     typed = "dataset.labels={no: 0, yes: 1", "dataset.labels={no: 0, yes: 1, false: 0, 1: 1"
-    first, second, third = (question(composed(f"{one}}}"), 0, 4, 8) for one in (*typed, typed[0].replace("no", "nay")))
+    first, second, third = (
+        question(composed(f"{override}}}"), 0, 4, 8) for override in (*typed, typed[0].replace("no", "nay"))
+    )
     assert first == second != third
 
 
@@ -198,4 +200,7 @@ def test_a_csv_label_without_a_mapping_is_an_integer(tmp_path):
     (tmp_path / "e.csv").write_text("text,label\n007,0\n1.50,1\n")
     templates = {"t": {"jinja": "{{text}} ||| {{answer_choices[label]}}", "answer_choices": "no ||| yes"}}
     config = DatasetConfig("mine", "files", evaluation=f"{tmp_path}/e.csv", shots=1, templates=templates)
-    assert [(one.fields["text"], one.label) for one in load_task(config).evaluation] == [("007", 0), ("1.50", 1)]
+    assert [(example.fields["text"], example.label) for example in load_task(config).evaluation] == [
+        ("007", 0),
+        ("1.50", 1),
+    ]

@@ -27,7 +27,7 @@ def test_separated_files_are_text(tmp_path, name):
     cells = ["00052", "41.70", "1e5", "12345678901234567040", "NA", "", "nan", "true", "None", " a ", "2020-01-01"]
     separator = "," if name.endswith("csv") else "\t"
     header = [f"c{i}" for i in range(len(cells))]
-    content = "\n".join(separator.join(one) for one in (header, cells)) + "\n"
+    content = "\n".join(separator.join(row) for row in (header, cells)) + "\n"
     assert read(tmp_path, name, content) == [dict(zip(header, cells, strict=True))]
 
 

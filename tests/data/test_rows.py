@@ -49,8 +49,8 @@ def rows_of(*columns):
 )
 def test_a_row_is_named_by_a_column_only_where_that_names_every_row(tmp_path, columns, uids):
     task = load_task(files(tmp_path, rows_of(*columns)))
-    assert [one.uid for one in task.evaluation] == uids
-    assert [one.origin for one in task.evaluation] == [f"{tmp_path}/rows.jsonl, row {i}" for i in range(3)]
+    assert [example.uid for example in task.evaluation] == uids
+    assert [example.origin for example in task.evaluation] == [f"{tmp_path}/rows.jsonl, row {i}" for i in range(3)]
 
 
 @pytest.mark.parametrize("repeated", ["a", None])
@@ -64,7 +64,7 @@ def test_columns_inside_others_and_their_nulls(tmp_path):
     columns = {"text": ["text", "target.text"]}
     rows = [{"target": {"text": "a"}, "label": 0}, {"target": {"text": None}, "label": 1}]
     task = load_task(files(tmp_path, rows, columns=columns))
-    assert [one.fields["text"] for one in task.evaluation] == ["a", None]
+    assert [example.fields["text"] for example in task.evaluation] == ["a", None]
     with pytest.raises(InputError, match=r"row 0: no column 'text' or 'target.text'"):
         load_task(files(tmp_path, [{"target": "a", "label": 0}], columns=columns))
 
@@ -151,7 +151,7 @@ def test_numbers_are_read_where_they_are_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"e\.csv, row 0: cannot render: .*reads label: int, n: str"):
         evaluation_prompts(load_task(config), "t")
     config.numbers = ["n", "x"]
-    assert [one.input for one in evaluation_prompts(load_task(config), "t")] == ["007 3 20.0", "1.50 2 1.0"]
+    assert [prompt.input for prompt in evaluation_prompts(load_task(config), "t")] == ["007 3 20.0", "1.50 2 1.0"]
     config.numbers = ["text", "z"]
     with pytest.raises(InputError, match=r"row 0: dataset\.numbers: no field 'z'"):
         load_task(config)
@@ -193,8 +193,8 @@ def test_bad_rows_are_left_out_counted_and_named_if_that_is_asked_for(tmp_path, 
     config.skip_bad_rows = True
     task = load_task(config)
     assert task.skipped == (f"{tmp_path}/rows.jsonl, {place}: {reason}",)
-    assert [one.uid for one in task.evaluation] == ["0", "1", "2", "4", "5", "6"]
-    assert [one.input for one in evaluation_prompts(task, "plain")] == [row["text"] for row in GOOD]
+    assert [example.uid for example in task.evaluation] == ["0", "1", "2", "4", "5", "6"]
+    assert [prompt.input for prompt in evaluation_prompts(task, "plain")] == [row["text"] for row in GOOD]
 
 
 def test_bad_rows_are_left_out_of_training_rows_and_draws_too(tmp_path):
@@ -202,7 +202,7 @@ def test_bad_rows_are_left_out_of_training_rows_and_draws_too(tmp_path):
     config = files(tmp_path, [*GOOD, bad[0]], **CHOICES, skip_bad_rows=True)
     config.train = write(tmp_path / "train.jsonl", [bad[2], *GOOD, bad[4]])
     task = load_task(config)
-    assert [one.split("/")[-1].split(":")[0] for one in task.skipped] == [
+    assert [line.split("/")[-1].split(":")[0] for line in task.skipped] == [
         "train.jsonl, row 0", "train.jsonl, row 7", "rows.jsonl, row 6",
     ]  # fmt: skip
     assert {example.fields["text"] for example in draw(task, 0, 6).examples} == {row["text"] for row in GOOD}
@@ -279,9 +279,9 @@ def test_numbers_of_the_hub_become_the_names_it_has_for_them(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: split))
     config = files(tmp_path, GOOD, labels={"bad": 0, "good": 1, "0": 0, "1": 1})
     config.source, config.path, config.train, config.evaluation = "hub", "some/set", "train", "test"
-    assert [one.label for one in load_task(config).evaluation] == [0, 1, 1]
+    assert [example.label for example in load_task(config).evaluation] == [0, 1, 1]
     config.labels = {"1": 0, "2": 1}  # the numbers themselves
-    assert [one.label for one in load_task(config).evaluation] == [0, 1, 1]
+    assert [example.label for example in load_task(config).evaluation] == [0, 1, 1]
     config.labels = {"bad": 0, "good": 1, "0": 0, "1": 1}
     for number, shown_as in ((0, "'Unlabeled'"), (-1, "-1"), (None, "null")):
         split[:] = [{"text": "t", "label": number}]

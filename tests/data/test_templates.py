@@ -84,8 +84,8 @@ templates:
 """,
         encoding="utf-8",
     )
-    assert [one.name for one in load_promptsource(path, "x")] == ["first"]
-    assert [one.name for one in load_promptsource(path, "x", original_only=False)] == ["first", "reversed"]
+    assert [template.name for template in load_promptsource(path, "x")] == ["first"]
+    assert [template.name for template in load_promptsource(path, "x", original_only=False)] == ["first", "reversed"]
 
 
 @pytest.mark.parametrize("text", ["templates: [1, 2]", "a: [", "just words"])

@@ -153,7 +153,7 @@ def test_answers_without_spaces_are_read_without_one(backbones, tokenizers):
             text = f"{before}{CHINESE[2]}。情感：{answer}"
             assert " " not in text
             assert (*encoded.source, *ids) == bare(tokenizers["chinese"], text)
-    (trained,) = TrainingStream(task, shots, "plain", 1, lambda one: encode(backbone, one)).next_batch()
+    (trained,) = TrainingStream(task, shots, "plain", 1, lambda prompt: encode(backbone, prompt)).next_batch()
     right = trained.choices[trained.prompt.label]
     expected = f"{trained.prompt.input}{(GOOD, BAD)[trained.prompt.label]}"
     assert (*trained.source, *right) == bare(tokenizers["chinese"], expected)
@@ -178,7 +178,7 @@ def test_a_token_across_the_boundary_belongs_to_the_answer(tokenizers):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_that_looks_like_markup_is_text(tokenizers, name, markup):
     tokenizer = tokenizers[name]
-    names = {tokenizer.convert_tokens_to_ids(one) for one in MARKUP} - {tokenizer.unk_token_id}
+    names = {tokenizer.convert_tokens_to_ids(markup) for markup in MARKUP} - {tokenizer.unk_token_id}
     for text in (markup, f"the {markup} cat", f"the{markup}cat", f"{markup}{markup}", markup.upper()):
         for target in (False, True):
             (ids,) = token_ids(tokenizer, [text], target)
@@ -201,7 +201,9 @@ def test_full_width_letters_that_a_tokenizer_reads_as_markup_are_text(tokenizers
     assert control_ids(tokenizer).isdisjoint(token_ids(tokenizer, ["＜/s＞"])[0])
 
 
-@pytest.mark.parametrize(("architecture", "name"), [("llama", one) for one in FAMILIES if one != "t5"] + [("t5", "t5")])
+@pytest.mark.parametrize(
+    ("architecture", "name"), [("llama", family) for family in FAMILIES if family != "t5"] + [("t5", "t5")]
+)
 def test_markup_in_row_choice_and_demonstration_leaves_only_the_marks_around(backbones, tokenizers, architecture, name):
     tokenizer = tokenizers[name]
     backbone = replace(backbones[architecture], tokenizer=tokenizer)
@@ -236,12 +238,12 @@ def test_zero_shot_tuning_and_in_context_learning_read_the_same_tokens(backbones
     (none,) = readings(ZeroShot().prepare(backbone, [0]), [prompt], 0)
     assert none.encoded == encode(backbone, prompt)
     before = marks(backbone.tokenizer).before
-    for read in (naive.encoded, none.encoded):
-        context = "the cat sat? no\n\na dog ran sat? yes it is\n\n" if read is naive.encoded else ""
-        for answer, ids in zip(prompt.choices, read.choices, strict=True):
+    for encoded in (naive.encoded, none.encoded):
+        context = "the cat sat? no\n\na dog ran sat? yes it is\n\n" if encoded is naive.encoded else ""
+        for answer, ids in zip(prompt.choices, encoded.choices, strict=True):
             whole = bare(backbone.tokenizer, f"{context}house sat? {answer}")
-            assert (*read.source, *ids) == (*before, *whole)
-    stream = TrainingStream(task, shots, "plain", 2, lambda one: encode(backbone, one))
+            assert (*encoded.source, *ids) == (*before, *whole)
+    stream = TrainingStream(task, shots, "plain", 2, lambda prompt: encode(backbone, prompt))
     for trained in stream.next_batch():
         assert trained == encode(backbone, trained.prompt)
 

@@ -10,8 +10,8 @@ def test_a_short_benchmark_leaves_a_result(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "--pairs", "1", "--steps", "1", "--folder", str(tmp_path)])
     main()
     result = json.loads((tmp_path / "cpu.json").read_text())
-    names = [one["name"] for one in result["results"]]
+    names = [entry["name"] for entry in result["results"]]
     assert {"train_5_seeds_ia3", "score_choices_micro_t0_micro_hswag"} <= set(names)
-    assert all(one["speedup"]["min"] > 0 for one in result["results"])
+    assert all(entry["speedup"]["min"] > 0 for entry in result["results"])
     assert {"versions", "hardware", "git", "at"} <= result.keys()
     assert capsys.readouterr().out.count("x (") == len(names)

@@ -87,7 +87,7 @@ def test_every_method_has_a_bill(call):
     ],
 )
 def test_bad_input_is_one_line(call, capsys, arguments, says):
-    own = [] if any(one.startswith("model=") for one in arguments) else ["model=micro_t0"]
+    own = [] if any(argument.startswith("model=") for argument in arguments) else ["model=micro_t0"]
     with pytest.raises(SystemExit) as stop:
         call(cost, *own, "reference=micro_gpt_l", *arguments)
     assert stop.value.code == 2
@@ -124,6 +124,6 @@ def test_steps_are_timed_at_any_shape(call, tmp_path):
     call(steps, "--model", "micro_t0", "--methods", "ia3", "full_ft", "--steps", "2", "--device", "cpu",
          "--folder", str(tmp_path))  # fmt: skip
     found = json.loads((tmp_path / "steps.json").read_text())
-    assert [(one["method"], one["runs"]) for one in found["results"]] == [("ia3", 1), ("ia3", 5), ("full_ft", 1)]
-    assert all(one["achieved_flops_per_second"] > 0 and one["peak_bytes"] is None for one in found["results"])
+    assert [(entry["method"], entry["runs"]) for entry in found["results"]] == [("ia3", 1), ("ia3", 5), ("full_ft", 1)]
+    assert all(entry["achieved_flops_per_second"] > 0 and entry["peak_bytes"] is None for entry in found["results"])
     assert "hardware" in found

@@ -30,7 +30,8 @@ MANY = ("zero_shot", "ia3", "full_ft", "icl", "icl_ensemble")
 
 
 @pytest.mark.parametrize(
-    ("method", "model"), [*((one, "micro_t0") for one in MANY), ("icl_cached", "micro_gpt_s"), ("lora", "micro_gpt_s")]
+    ("method", "model"),
+    [*((name, "micro_t0") for name in MANY), ("icl_cached", "micro_gpt_s"), ("lora", "micro_gpt_s")],
 )
 def test_two_unknown_words_are_one_choice_and_refused_in_one_line(call, tmp_path, capsys, files, method, model):
     few = ("recipe=ten_steps", "progress=false", "output=out")

@@ -125,7 +125,7 @@ def test_a_sweep_and_its_report_from_another_directory(adaptbench):
     results = adaptbench.folder / "outputs/default"
     found = [json.loads(path.read_text()) for path in (results / "records").glob("*.json")]
     assert len(found) == 4
-    assert all(one["provenance.git"] == {"commit": None, "dirty": None} for one in found)
+    assert all(record["provenance.git"] == {"commit": None, "dirty": None} for record in found)
     reported = adaptbench("report", "outputs/default")
     assert reported.returncode == 0, reported.stderr
     assert reported.stdout.splitlines()[-1] == "outputs/default/report.html"

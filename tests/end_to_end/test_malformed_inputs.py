@@ -310,7 +310,7 @@ def test_the_good_input_of_these_tests_is_good(call, capsys):
     (every,) = (record for record in records if record["template"] == "all")
     assert set(every["score_by_template"]) == {"plain", "question", "labelled"}
     assert every["n_eval"] == 1
-    assert every["score"] == pytest.approx(sum(one["score"] for one in every["score_by_template"].values()) / 3)
+    assert every["score"] == pytest.approx(sum(scored["score"] for scored in every["score_by_template"].values()) / 3)
 
 
 def test_bad_rows_are_left_out_and_named_in_the_record(call):
@@ -335,5 +335,5 @@ def test_labels_of_any_name_reach_every_cell_of_a_sweep(call):
     own = ("dataset.train=rows.jsonl", "dataset.evaluation=rows.jsonl", "dataset.labels={1: 0, 'schön, \"gut\"': 1}")
     assert call("-m", "dataset=files", *own, "dataset.shots=4", "seeds=[0]", "method=zero_shot", "limit=2,3") == 0
     found = [json.loads(path.read_text()) for path in Path("outputs/default/records").glob("*.json")]
-    assert sorted(one["n_eval"] for one in found) == [2, 3]
+    assert sorted(record["n_eval"] for record in found) == [2, 3]
     assert found[0]["provenance.config"]["dataset"]["labels"] == {"1": 0, 'schön, "gut"': 1}

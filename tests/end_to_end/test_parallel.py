@@ -11,11 +11,11 @@ SWEEP = ("-m", "method=ia3,zero_shot,icl", "dataset=micro_cb,micro_rte", *SMALL)
 def test_two_workers_leave_the_records_of_one(call, tmp_path):
     assert call(*SWEEP, "name=one") == 0
     assert call(*SWEEP, "name=two", "hydra.launcher.workers=2") == 0
-    one, two = (records(tmp_path / "outputs" / name) for name in ("one", "two"))
-    assert len(one) == 12
-    assert one.keys() == two.keys()
-    for run_id in one:
-        assert {**lasting(one[run_id]), "experiment": ""} == {**lasting(two[run_id]), "experiment": ""}
+    alone, parallel = (records(tmp_path / "outputs" / name) for name in ("one", "two"))
+    assert len(alone) == 12
+    assert alone.keys() == parallel.keys()
+    for run_id in alone:
+        assert {**lasting(alone[run_id]), "experiment": ""} == {**lasting(parallel[run_id]), "experiment": ""}
 
 
 def test_what_goes_wrong_in_a_worker_is_counted_and_the_others_go_on(call, tmp_path, capsys):

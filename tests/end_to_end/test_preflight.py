@@ -61,7 +61,7 @@ def bare(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("lacks", "workers"), [*((lacks, 1) for lacks in SWEEPS), ("device", 2), ("tracking", 2)])
 def test_all_cells_of_a_sweep_are_tried_before_the_first_runs(call, capsys, tmp_path, bare, no_model, lacks, workers):
     sweep, says = SWEEPS[lacks]
-    free = [one for one in SMALL if one.split("=")[0] not in {given.split("=")[0] for given in sweep}]
+    free = [setting for setting in SMALL if setting.split("=")[0] not in {given.split("=")[0] for given in sweep}]
     assert call("-m", *free, *sweep, f"hydra.launcher.workers={workers}") == 2
     assert says in one_line(capsys)
     assert not list(tmp_path.rglob("*.json"))

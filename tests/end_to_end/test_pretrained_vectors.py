@@ -27,7 +27,7 @@ def train(tmp_path, monkeypatch, model_folders):
     ]  # fmt: skip
 
     def call(*overrides: str) -> int:
-        quoted = ",".join(f'"{one}"' for one in inner)
+        quoted = ",".join(f'"{override}"' for override in inner)
         own = ["models=[ia3]", "fast=true", "recipes.ia3.start=local", "recipes.ia3.mixture=[files]"]
         own.append(f"recipes.ia3.overrides=[{quoted}]")
         places = [f"recipes.ia3.output={tmp_path / 'vectors'}", f"checkpoints={tmp_path / 'checkpoints'}"]

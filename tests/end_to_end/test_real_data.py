@@ -34,19 +34,19 @@ def test_the_whole_harness_on_rte_and_cb(call, tmp_path, monkeypatch, real_data,
     sizes = ("recipe.training.ia3.steps=3", "recipe.training.lora.steps=3", "model.max_length=1024")
     assert call("experiment=real_smoke", f"model.path={folder}", "progress=false", *sizes) == 0
     found = list(records(tmp_path / "outputs/real_smoke").values())
-    cells = {(one["dataset"], one["method"], one["seed"]) for one in found}
+    cells = {(record["dataset"], record["method"], record["seed"]) for record in found}
     methods = ("zero_shot", "ia3", "lora", "icl")
     assert cells == {(dataset, method, seed) for dataset in SIZES for method in methods for seed in (0, 1)}
-    for one in found:
-        assert one["n_eval"] == SIZES[one["dataset"]]
-        assert one["flops.predict.measured"] > 0
-        assert set(KEYS) <= one.keys()
-        if one["method"] == "icl":  # random BPE splits text into many tokens: whole demonstrations are dropped
-            assert 0 < one["provenance.demonstrations"] < 32
-        if one["method"] in ("ia3", "lora"):
-            assert one["shots"] == 32
-            assert one["flops.adapt.measured"] > 0
-    by_cell = {(one["dataset"], one["method"], one["seed"]): one for one in found}
+    for record in found:
+        assert record["n_eval"] == SIZES[record["dataset"]]
+        assert record["flops.predict.measured"] > 0
+        assert set(KEYS) <= record.keys()
+        if record["method"] == "icl":  # random BPE splits text into many tokens: whole demonstrations are dropped
+            assert 0 < record["provenance.demonstrations"] < 32
+        if record["method"] in ("ia3", "lora"):
+            assert record["shots"] == 32
+            assert record["flops.adapt.measured"] > 0
+    by_cell = {(record["dataset"], record["method"], record["seed"]): record for record in found}
     for dataset in SIZES:
         zero, ia3 = by_cell[dataset, "zero_shot", 0], by_cell[dataset, "ia3", 0]
         ratio = ia3["flops.predict.measured"] / zero["flops.predict.measured"]
@@ -63,10 +63,10 @@ def test_ten_of_the_papers_eleven_in_one_experiment(call, tmp_path, monkeypatch,
     model = ("model=local", f"model.path={folder}", "model.max_length=2048")
     assert call("experiment=real_all", *few, *model) == 0
     found = list(records(tmp_path / "outputs/real_all").values())
-    assert {(one["dataset"], one["method"]) for one in found} == {
+    assert {(record["dataset"], record["method"]) for record in found} == {
         (name, m) for name in DATASETS for m in ("ia3", "icl")
     }
-    assert {one["shots"] for one in found} == {4}
+    assert {record["shots"] for record in found} == {4}
     assert not (tmp_path / "outputs/real_all/failures").exists()
 
 
@@ -76,8 +76,8 @@ def test_raft_leaves_files_for_the_leaderboard(call, tmp_path, monkeypatch, real
     few = ("limit=3", "recipe.training.ia3.steps=1", "recipe.batch_size=2", f"dataset={raft}", "method=zero_shot,ia3")
     assert call("experiment=raft", *few, "model=local", f"model.path={folder}", "progress=false") == 0
     found = list(records(tmp_path / "outputs/raft").values())
-    assert {(one["score"], one["n_eval"]) for one in found} == {(None, 3)}
-    banking = next(one for one in found if one["dataset"] == "raft_banking_77" and one["method"] == "ia3")
+    assert {(record["score"], record["n_eval"]) for record in found} == {(None, 3)}
+    banking = next(record for record in found if record["dataset"] == "raft_banking_77" and record["method"] == "ia3")
     assert banking["provenance.config"]["recipe"]["losses"] == ["lm", "length_normalized"]
     lacks = submit(tmp_path / "outputs/raft")
     assert {path.name for path in lacks} == {"zero_shot-local-42", "ia3-local-42"}

@@ -33,23 +33,23 @@ def test_one_cell_leaves_records_predictions_and_adapters(call, tmp_path):
     assert call("method=ia3", "dataset=micro_cb", *SMALL) == 0
     folder = tmp_path / "outputs/default"
     found = records(folder)
-    assert sorted(one["seed"] for one in found.values()) == [0, 1]
-    for run_id, one in found.items():
-        assert set(KEYS) <= one.keys()
-        assert one["run_id"] == run_id
-        assert (one["method"], one["model"], one["dataset"]) == ("ia3", "micro_t0", "micro_cb")
-        assert (one["n_eval"], one["shots"], one["provenance.fused_with"]) == (24, 32, [0, 1])
-        assert one["chance"] == pytest.approx(1 / 3)
+    assert sorted(record["seed"] for record in found.values()) == [0, 1]
+    for run_id, record in found.items():
+        assert set(KEYS) <= record.keys()
+        assert record["run_id"] == run_id
+        assert (record["method"], record["model"], record["dataset"]) == ("ia3", "micro_t0", "micro_cb")
+        assert (record["n_eval"], record["shots"], record["provenance.fused_with"]) == (24, 32, [0, 1])
+        assert record["chance"] == pytest.approx(1 / 3)
         adapter = folder / "adapters" / run_id
-        assert one["storage.bytes"] == sum(file.stat().st_size for file in adapter.iterdir())
-        assert one["storage.bytes"] > 4 * one["params.trainable"]
-        assert one["flops.adapt.measured"] > 6 * 8 * one["flops.predict.measured"]
+        assert record["storage.bytes"] == sum(file.stat().st_size for file in adapter.iterdir())
+        assert record["storage.bytes"] > 4 * record["params.trainable"]
+        assert record["flops.adapt.measured"] > 6 * 8 * record["flops.predict.measured"]
         predictions = pd.read_parquet(folder / "predictions" / f"{run_id}.parquet")
         assert len(predictions) == 24 * 3
         assert {"uid", "template", "label", "choice", "log_likelihood", *LENGTHS.values()} <= set(predictions)
         per_token = predictions.log_likelihood / predictions.tokens
         best = predictions.loc[per_token.groupby(predictions.uid, sort=False).idxmax()]
-        assert (best.choice == best.label).mean() == one["score"]
+        assert (best.choice == best.label).mean() == record["score"]
 
 
 def test_a_finished_run_is_never_run_twice(call, tmp_path, monkeypatch):
@@ -67,11 +67,11 @@ def test_a_finished_run_is_never_run_twice(call, tmp_path, monkeypatch):
 def test_two_runs_of_the_same_configuration_give_the_same_records(call, tmp_path):
     for name in ("one", "two"):
         assert call("-m", "method=ia3,full_ft", "recipe.training.full_ft.steps=3", *SMALL, f"name={name}") == 0
-    one, two = (records(tmp_path / "outputs" / name) for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert len(one) == 4
-    for run_id in one:
-        assert {**lasting(one[run_id]), "experiment": ""} == {**lasting(two[run_id]), "experiment": ""}
+    first, second = (records(tmp_path / "outputs" / name) for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert len(first) == 4
+    for run_id in first:
+        assert {**lasting(first[run_id]), "experiment": ""} == {**lasting(second[run_id]), "experiment": ""}
         name = f"predictions/{run_id}.parquet"
         a, b = (pd.read_parquet(tmp_path / "outputs" / folder / name) for folder in ("one", "two"))
         assert a.equals(b)
@@ -79,13 +79,13 @@ def test_two_runs_of_the_same_configuration_give_the_same_records(call, tmp_path
 
 def test_a_sweep_runs_the_cells_of_its_experiment_only(call, tmp_path):
     assert call("experiment=quick", *SMALL) == 0
-    pairs = {(one["model"], one["method"]) for one in records(tmp_path / "outputs/quick").values()}
+    pairs = {(record["model"], record["method"]) for record in records(tmp_path / "outputs/quick").values()}
     assert pairs == {("micro_t0", "zero_shot"), ("micro_t0", "ia3"), ("micro_gpt_l", "icl")}
 
 
 def test_in_context_learning_pays_in_every_prediction_and_keeps_its_tokens(call, tmp_path):
     assert call("-m", "model=micro_gpt_l", "method=zero_shot,icl", "dataset=micro_rte", *SMALL) == 0
-    by_method = {one["method"]: one for one in records(tmp_path / "outputs/default").values()}
+    by_method = {record["method"]: record for record in records(tmp_path / "outputs/default").values()}
     zero, icl = by_method["zero_shot"], by_method["icl"]
     assert (zero["shots"], zero["storage.bytes"], zero["params.trainable"]) == (0, 0, 0)
     assert (icl["shots"], icl["params.trainable"], icl["flops.adapt.measured"]) == (32, 0, 0)
@@ -106,7 +106,7 @@ def test_a_failing_run_is_recorded_and_retried(call, tmp_path, monkeypatch, caps
         assert call("-m", "method=ia3,zero_shot", *SMALL) == 1
     assert "2 run(s) failed" in capsys.readouterr().err
     folder = tmp_path / "outputs/default"
-    assert {one["method"] for one in records(folder).values()} == {"zero_shot"}
+    assert {record["method"] for record in records(folder).values()} == {"zero_shot"}
     failures = [json.loads(path.read_text()) for path in (folder / "failures").glob("*.json")]
     assert [failure["error"] for failure in failures] == ["out of memory, say"] * 2
     assert call("method=ia3", *SMALL) == 0
@@ -134,8 +134,8 @@ def test_kill_minus_nine_loses_no_finished_run(call, tmp_path):
     after, undisturbed = records(folder), records(tmp_path / "outputs/undisturbed")
     assert {run_id: after[run_id] for run_id in before} == before
     assert after.keys() == undisturbed.keys()
-    for run_id, one in after.items():
-        assert {**lasting(one), "experiment": ""} == {**lasting(undisturbed[run_id]), "experiment": ""}
+    for run_id, record in after.items():
+        assert {**lasting(record), "experiment": ""} == {**lasting(undisturbed[run_id]), "experiment": ""}
 
 
 def test_wandb_gets_one_offline_run_per_record(call, tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_wandb_gets_one_offline_run_per_record(call, tmp_path, monkeypatch):
 
 def test_fewer_runs_may_share_a_pass(call, tmp_path):
     assert call("method=ia3", *SMALL, "seeds=[0,1,2]", "max_fused=2", "limit=4") == 0
-    fused = sorted(one["provenance.fused_with"] for one in records(tmp_path / "outputs/default").values())
+    fused = sorted(record["provenance.fused_with"] for record in records(tmp_path / "outputs/default").values())
     assert fused == [[0, 1], [0, 1], [2]]
 
 
@@ -158,8 +158,8 @@ def test_a_bfloat16_base_trains_a_float32_delta(call, tmp_path, method):
     """Deltas and optimizer statistics stay in float32 over a half-precision base."""
     steps = f"recipe.training.{method}.steps=4"
     assert call(f"method={method}", "model.dtype=bfloat16", steps, *SMALL, "limit=8", "seeds=[0]") == 0
-    ((run_id, one),) = records(tmp_path / "outputs/default").items()
-    assert one["provenance.dtype"] == "bfloat16"
+    ((run_id, record),) = records(tmp_path / "outputs/default").items()
+    assert record["provenance.dtype"] == "bfloat16"
     (file,) = (tmp_path / "outputs/default/adapters" / run_id).glob("*.safetensors")
     dtypes = {tensor.dtype for tensor in load_file(file).values()}
     assert dtypes == {torch.bfloat16 if method == "full_ft" else torch.float32}

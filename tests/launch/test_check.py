@@ -34,9 +34,9 @@ def test_cells_of_the_same_data_read_them_once(composed, monkeypatch):
         for data in ("micro_rte", "micro_cb")
         for method in ("ia3", "lora")
     ]
-    found = check_cells([as_config(one) for one in several])
+    found = check_cells([as_config(config) for config in several])
     assert read == ["micro_rte", "micro_cb"]
-    alone = [prepare_cell(resolve(one)) for one in several]
+    alone = [prepare_cell(resolve(config)) for config in several]
     assert [cell.run_ids for cell in found] == [cell.run_ids for cell in alone]
     assert [list(cell.prompts) for cell in found] == [list(cell.prompts) for cell in alone]
 

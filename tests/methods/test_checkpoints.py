@@ -51,10 +51,10 @@ def test_a_stored_adapter_comes_back_without_loss(backbones, tmp_path, variant):
     ours, _ = inputs_for("t5", adaptation.backbone.virtual_tokens)
     with torch.no_grad():
         with again.attached():
-            one = backbone.model(**ours).logits
+            attached = backbone.model(**ours).logits
         with adaptation.serving(torch.tensor([1, 1])):
-            other = backbone.model(**ours).logits
-    assert torch.allclose(one, other, atol=1e-5)
+            served = backbone.model(**ours).logits
+    assert torch.allclose(attached, served, atol=1e-5)
 
 
 def test_a_stored_fish_mask_comes_back_without_loss(backbones, tmp_path):

@@ -260,7 +260,7 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
     virtual = method.virtual_token_counts() if is_prompt(variant) else (0, 0)
     room = dict(zip(("input_ids", "decoder_input_ids"), virtual, strict=True))
     with delta.attached(model):
-        ours = model(**{name: with_virtual_tokens(own, room[name]) for name, own in inputs.items()}).logits
+        ours = model(**{name: with_virtual_tokens(tensor, room[name]) for name, tensor in inputs.items()}).logits
     weights = torch.randn_like(ours)
     (ours * weights).mean().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in delta.named_parameters()}
@@ -290,9 +290,9 @@ def test_logits_and_gradients_equal_the_written_out_formula(double, architecture
         embed = other.get_input_embeddings()
         inputs = {
             name.replace("input_ids", "inputs_embeds"): torch.cat(
-                [p[f"prompt.{kinds[name]}.vectors"].expand(len(own), -1, -1), embed(own)], 1
+                [p[f"prompt.{kinds[name]}.vectors"].expand(len(tensor), -1, -1), embed(tensor)], 1
             )
-            for name, own in inputs.items()
+            for name, tensor in inputs.items()
         }
     theirs = other(**inputs).logits
     (theirs * weights).mean().backward()

@@ -32,7 +32,7 @@ def gradients(adaptation: Adaptation, rows) -> list[torch.Tensor]:
     found = torch.autograd.grad(loss, adaptation.parameters, allow_unused=True)
     backbone.model.eval()
     zeros = map(torch.zeros_like, adaptation.parameters)
-    return [zero if one is None else one for one, zero in zip(found, zeros, strict=True)]
+    return [zero if gradient is None else gradient for gradient, zero in zip(found, zeros, strict=True)]
 
 
 @pytest.mark.parametrize(("kind", "model"), [cell for cell in SOME if cell[0] not in RANDOM])
@@ -41,10 +41,10 @@ def test_a_rows_gradient_does_not_depend_on_the_rows_beside_it(backbones, kind, 
     rows = [encode(adaptation.backbone, prompt) for prompt in PROMPTS[:4]]
     together = gradients(adaptation, rows)
     each = [gradients(adaptation, [row]) for row in rows]
-    scale = max(one.abs().max() for one in together)
+    scale = max(gradient.abs().max() for gradient in together)
     assert scale > 0
-    for index, one in enumerate(together):
-        assert (one - sum(own[index] for own in each)).abs().max() < 1e-4 * max(scale, 1)
+    for index, gradient in enumerate(together):
+        assert (gradient - sum(alone[index] for alone in each)).abs().max() < 1e-4 * max(scale, 1)
 
 
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "VBLORA", "OFT", "ADAPTION_PROMPT"])
@@ -72,8 +72,8 @@ def test_every_type_that_runs_has_a_bill(backbones, kind, model):
 def test_every_type_that_runs_is_trained(backbones, kind, model):
     """The model computes with what the optimizer changes."""
     start, trained = prepared(kind, backbones[model]), method(kind).prepare(backbones[model], (1,))
-    for own, other in zip(trained.parameters, start.parameters, strict=True):
-        own.data.copy_(other)
+    for parameter, initial in zip(trained.parameters, start.parameters, strict=True):
+        parameter.data.copy_(initial)
     task = toy_task()
     log = train(
         trained.backbone, trained.parameters, task, [draw(task, 1)], recipe(warmup_fraction=0.0),

@@ -113,8 +113,8 @@ def test_calibration_is_billed_for_every_content_free_input(backbones):
         adaptation, prompts, _ = scores_of(method, backbones["llama"], shots=2, seeds=(0,))
         return CostLedger(method, backbones["llama"], recipe()).bill(adaptation, 0, readings(adaptation, prompts, 0))
 
-    one, two = adapt("N/A"), adapt("N/A", "[MASK]")
-    assert two.flops_adapt > 1.9 * one.flops_adapt > 0
+    single, double = adapt("N/A"), adapt("N/A", "[MASK]")
+    assert double.flops_adapt > 1.9 * single.flops_adapt > 0
 
 
 def test_shared_demonstrations_are_held_in_memory(backbones):
@@ -220,7 +220,7 @@ def test_the_channel_scores_the_input_given_each_choice(backbones, architecture)
     adaptation, prompts, (run,) = scores_of(InContextLearning(channel=True), backbone, shots=2, seeds=(0,))
     for prompt, score in zip(prompts[:4], run[:4], strict=True):
         shown = [task.template(prompt.template).render(e.uid, e.fields) for e in draw(task, 0, 2).examples]
-        text = "".join(f"{one.choices[one.label]} {one.input}\n\n" for one in shown)
+        text = "".join(f"{shot.choices[shot.label]} {shot.input}\n\n" for shot in shown)
         assert adaptation.contexts[0].find(prompt) == (text,)
         expected = [plain(backbone, text + choice, prompt.input) for choice in prompt.choices]
         assert np.allclose(score.log_likelihoods, expected, atol=1e-4)
@@ -233,7 +233,7 @@ def test_neighbours_are_the_shots_most_like_the_prompt_the_nearest_last(backbone
     shots = draw(task, 0, 6).examples
     for prompt in prompts:
         shown = [task.template(prompt.template).render(e.uid, e.fields) for e in shots]
-        order = nearest(prompt.input, [one.input for one in shown])[:2]
+        order = nearest(prompt.input, [shot.input for shot in shown])[:2]
         text = "".join(f"{shown[i].input} {shown[i].choices[shown[i].label]}\n\n" for i in reversed(order))
         assert adaptation.contexts[0].find(prompt) == (text,)
     assert adaptation.contexts[0].demonstrations == 2
@@ -251,9 +251,9 @@ def test_the_seed_orders_demonstrations_and_a_budget_drops_whole_ones(backbones)
     plain, _, _ = scores_of(InContextLearning(), backbone, shots=6, seeds=(0,))
     seeded, _, _ = scores_of(InContextLearning(order="seeded"), backbone, shots=6, seeds=(0,))
     again, prompts, _ = scores_of(InContextLearning(order="seeded"), backbone, shots=6, seeds=(0,))
-    (one,), (two,), (three,) = (each.contexts[0].find(prompts[0]) for each in (plain, seeded, again))
-    assert one != two == three
-    assert sorted(one) == sorted(two)
+    (first,), (second,), (third,) = (adaptation.contexts[0].find(prompts[0]) for adaptation in (plain, seeded, again))
+    assert first != second == third
+    assert sorted(first) == sorted(second)
     short, _, _ = scores_of(InContextLearning(budget=40), backbone, shots=6, seeds=(0,))
     assert 0 < short.contexts[0].demonstrations < 6
     assert len(backbone.tokenizer(short.contexts[0].find(prompts[0])[0])["input_ids"]) <= 40

@@ -128,4 +128,4 @@ def test_peft_drops_half_of_a_t5_prefix_and_we_do_not():
         assert (piece.key.grad != 0).all()
         assert (piece.value.grad != 0).all()
     keys = [delta.pieces[name].key for name in kinds]
-    assert not any(torch.equal(one, other) for i, one in enumerate(keys) for other in keys[:i])
+    assert not any(torch.equal(key, other) for i, key in enumerate(keys) for other in keys[:i])

@@ -293,17 +293,17 @@ def _put(name, change):
     [
         (lambda state: state.pop(QUERY), f"misses '{QUERY}'"),
         (
-            _put("base_model.model.lm_head.weight", lambda one: one),
+            _put("base_model.model.lm_head.weight", lambda tensor: tensor),
             "has no place for 'base_model.model.lm_head.weight'",
         ),
-        (_put("../../../tmp/x", lambda one: one), "has no place for '../../../tmp/x'"),
-        (_put(QUERY, lambda one: one.index_fill(0, torch.tensor([1]), float("nan"))), "NaN"),
-        (_put(QUERY, lambda one: one.index_fill(0, torch.tensor([1]), float("inf"))), "infinite"),
-        (_put(QUERY, lambda one: one.double() * 1e300), "infinite"),
-        (_put(QUERY, lambda one: one[:, :-1].contiguous()), "has the shape (4, 31), expected (4, 32)"),
-        (_put(QUERY, lambda one: one.flatten()), "has the shape (128,), expected (4, 32)"),
-        (_put(QUERY, lambda one: one.long()), "has torch.int64, expected torch.float32"),
-        (_put(QUERY, lambda one: one.to(torch.float8_e4m3fn)), "has torch.float8_e4m3fn, expected torch.float32"),
+        (_put("../../../tmp/x", lambda tensor: tensor), "has no place for '../../../tmp/x'"),
+        (_put(QUERY, lambda tensor: tensor.index_fill(0, torch.tensor([1]), float("nan"))), "NaN"),
+        (_put(QUERY, lambda tensor: tensor.index_fill(0, torch.tensor([1]), float("inf"))), "infinite"),
+        (_put(QUERY, lambda tensor: tensor.double() * 1e300), "infinite"),
+        (_put(QUERY, lambda tensor: tensor[:, :-1].contiguous()), "has the shape (4, 31), expected (4, 32)"),
+        (_put(QUERY, lambda tensor: tensor.flatten()), "has the shape (128,), expected (4, 32)"),
+        (_put(QUERY, lambda tensor: tensor.long()), "has torch.int64, expected torch.float32"),
+        (_put(QUERY, lambda tensor: tensor.to(torch.float8_e4m3fn)), "has torch.float8_e4m3fn, expected torch.float32"),
     ],
 )
 def test_a_tensor_that_is_not_understood_is_refused_by_name(backbones, lora, tmp_path, tensors, said):
@@ -395,7 +395,7 @@ def test_however_a_projection_is_fused_peft_computes_what_is_exported(loaded, tm
         assert_same(backbone, folder, theirs)
         _, again = import_peft(folder, backbone)
         assert all(
-            torch.equal(one, again.delta.state_of(0)[name]) for name, one in adaptation.delta.state_of(0).items()
+            torch.equal(tensor, again.delta.state_of(0)[name]) for name, tensor in adaptation.delta.state_of(0).items()
         )
 
 

@@ -82,9 +82,9 @@ def test_fused_runs_equal_separate_runs_beside_one_that_diverges(backbones, doub
         start = method.prepare(backbone, [SEEDS[run]]).for_inference().delta.state_of(0)
         assert assert_same_runs(fused, alone, run, start) > 1e-4
         assert fused.log.shapes[run] == alone.log.shapes[0]
-        for one, other in zip(scores[run], evaluate(alone, prompts, batch_size=7)[0], strict=True):
-            assert one.prompt == other.prompt
-            assert one.log_likelihoods == pytest.approx(other.log_likelihoods, rel=1e-6)
+        for together, separate in zip(scores[run], evaluate(alone, prompts, batch_size=7)[0], strict=True):
+            assert together.prompt == separate.prompt
+            assert together.log_likelihoods == pytest.approx(separate.log_likelihoods, rel=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -124,8 +124,8 @@ def test_fused_runs_equal_separate_runs_on_the_shipped_model(variant):
         for name, value in alone.delta.state_of(0).items():
             if not re.search(r"decoder.*SelfAttention\.[qk]\.", name):
                 assert relative_difference(fused.delta.state_of(run)[name], value) < 1e-4, name
-        for one, other in zip(scores[run], evaluate(alone, prompts, batch_size=32)[0], strict=True):
-            assert one.log_likelihoods == pytest.approx(other.log_likelihoods, rel=1e-3)
+        for together, separate in zip(scores[run], evaluate(alone, prompts, batch_size=32)[0], strict=True):
+            assert together.log_likelihoods == pytest.approx(separate.log_likelihoods, rel=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -108,7 +108,7 @@ def test_averaged_statistics_lie_between_those_of_the_phrasings(name):
     references = [[text] for text in SENTENCES[:4]]
     better = metric.per_item([text.replace("cat", "dog") for text in SENTENCES[:4]], references)
     worse = metric.per_item([text.replace("t", "s") for text in SENTENCES[:4]], references)
-    scores = [float(metric.aggregate(total(each))) for each in (worse, (better + worse) / 2, better)]
+    scores = [float(metric.aggregate(total(items))) for items in (worse, (better + worse) / 2, better)]
     assert scores == sorted(scores)
     assert len(set(scores)) == 3
 

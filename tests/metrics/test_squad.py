@@ -73,12 +73,12 @@ def test_scores_are_the_mean_over_items():
 
 @settings(deadline=None)
 @given(TEXT, TEXT, TEXT)
-def test_more_references_never_lower_a_score_and_f1_is_symmetric(answer, one, other):
+def test_more_references_never_lower_a_score_and_f1_is_symmetric(answer, first, second):
     for name in ("exact_match", "token_f1"):
         metric = get(name)
-        both = metric.score([answer], [[one, other]])
-        assert both == max(metric.score([answer], [[one]]), metric.score([answer], [[other]]))
-        assert metric.score([answer], [[one]]) == pytest.approx(metric.score([one], [[answer]]))
+        both = metric.score([answer], [[first, second]])
+        assert both == max(metric.score([answer], [[first]]), metric.score([answer], [[second]]))
+        assert metric.score([answer], [[first]]) == pytest.approx(metric.score([first], [[answer]]))
 
 
 @settings(deadline=None)

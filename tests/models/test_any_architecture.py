@@ -129,8 +129,8 @@ def test_in_context_learning_of_every_kind_does_not_depend_on_the_batch(stranger
     method = InContextLearning(name=strategy, **STRATEGIES[strategy])
     adaptation = method.adapt(stranger(kind).backbone, TASK, [draw(TASK, 3, 3)], recipe())
     together, alone = (evaluate(adaptation, PROMPTS, size)[0] for size in (8, 1))
-    for one, other in zip(together, alone, strict=True):
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=TOLERANCE)
+    for batched, single in zip(together, alone, strict=True):
+        assert batched.log_likelihoods == pytest.approx(single.log_likelihoods, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "led"])  # one that runs without storage, one that does not

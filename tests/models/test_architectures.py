@@ -83,8 +83,8 @@ def test_demonstrations_read_once_score_as_those_read_every_time(tiny, name):
         return
     shots = [draw(TASK, 3, 3)]
     each, shared = (evaluate(m.adapt(backbone, TASK, shots, recipe()), PROMPTS, 4)[0] for m in (again, once))
-    for one, other in zip(each, shared, strict=True):
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=TOLERANCE)
+    for alone, cached in zip(each, shared, strict=True):
+        assert alone.log_likelihoods == pytest.approx(cached.log_likelihoods, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -100,20 +100,20 @@ def test_virtual_tokens_that_equal_words_score_as_these_words(tiny, name):
     scores = evaluate(adaptation, PROMPTS[:4], 4)[0]
     for prompt, score in zip(PROMPTS[:4], scores, strict=True):
         plain = encode(backbone, prompt)
-        expected = [own_log_likelihood(own, (*WORDS, *plain.source), one, WORDS) for one in plain.choices]
+        expected = [own_log_likelihood(own, (*WORDS, *plain.source), choice, WORDS) for choice in plain.choices]
         assert score.log_likelihoods == pytest.approx(expected, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_these_windows_change_scores(tiny, name):
     """Or the tests above would not test them."""
-    encoded = max((encode(tiny(name).backbone, prompt) for prompt in PROMPTS), key=lambda one: len(one.source))
+    encoded = max((encode(tiny(name).backbone, prompt) for prompt in PROMPTS), key=lambda row: len(row.source))
     assert len(encoded.source) > 2 * WINDOW
     free = copy.deepcopy(tiny(name).own)
     free.config.sliding_window = 10_000
     choice = encoded.choices[0]
-    one, other = (own_log_likelihood(model, encoded.source, choice) for model in (tiny(name).own, free))
-    assert abs(one - other) > 100 * TOLERANCE
+    windowed, unlimited = (own_log_likelihood(model, encoded.source, choice) for model in (tiny(name).own, free))
+    assert abs(windowed - unlimited) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -231,11 +231,13 @@ def test_every_method_attaches_and_learns_and_merges_where_it_says_so(tiny, name
 
 def assert_gradients_are_those_of_the_second_run_alone(fused: Adaptation, alone: Adaptation) -> None:
     with torch.no_grad():
-        for one, two in zip(alone.parameters, fused.parameters, strict=True):
-            one.copy_(two[1:])
+        for parameter, fused_parameter in zip(alone.parameters, fused.parameters, strict=True):
+            parameter.copy_(fused_parameter[1:])
     loss_of(alone, batch_of(alone.backbone, 1), runs=1).sum().backward()
-    for one, two in zip(alone.parameters, fused.parameters, strict=True):
-        assert torch.allclose(one.grad[0], two.grad[1], atol=1e-5 + 1e-3 * one.grad.abs().max().item())
+    for parameter, fused_parameter in zip(alone.parameters, fused.parameters, strict=True):
+        assert torch.allclose(
+            parameter.grad[0], fused_parameter.grad[1], atol=1e-5 + 1e-3 * parameter.grad.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -71,8 +71,8 @@ def harness(folder: Path, kind: str, shots: int) -> list[list[float]]:
     if name not in known:
         kept.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
     else:
-        assert [value for one in known[name] for value in one] == pytest.approx(
-            [value for one in found for value in one], abs=1e-4
+        assert [value for values in known[name] for value in values] == pytest.approx(
+            [value for values in found for value in values], abs=1e-4
         )
     return found
 
@@ -109,7 +109,7 @@ def asked(folder: Path, shots: int) -> list[list[float]]:
 
 def task() -> TaskData:
     train, test = (
-        [Example(f"{name}{i}", one) for i, one in enumerate(split)] for name, split in (("a", TRAIN), ("b", TEST))
+        [Example(f"{name}{i}", fields) for i, fields in enumerate(split)] for name, split in (("a", TRAIN), ("b", TEST))
     )
     template = Template("toy", "plain", "{{input}} ||| {{answer_choices[label]}}", "{{choices | join(' ||| ')}}")
     return TaskData("toy", SHOTS, train, test, [template])

@@ -81,7 +81,7 @@ def perturbed(kind, backbone, seeds):
 
 
 def log_likelihoods(adaptation, batch_size=8):
-    return np.array([[one.log_likelihoods for one in run] for run in evaluate(adaptation, PROMPTS, batch_size)])
+    return np.array([[answer.log_likelihoods for answer in run] for run in evaluate(adaptation, PROMPTS, batch_size)])
 
 
 class Logits(TorchDispatchMode):
@@ -202,7 +202,7 @@ def test_the_bill_is_that_of_one_pass_and_memory_that_of_its_slices(backbones, w
         bills[limit] = CostLedger(METHODS["ia3"](), backbone, recipe()).bill(adaptation, 0, read)
     whole, sliced = bills[LOGITS_LIMIT], bills[20_000]
     backbone = limited(backbones[model], 20_000, packs).on_meta()
-    steps = [shape_of([one.encoded]) for one in read]
+    steps = [shape_of([reading.encoded]) for reading in read]
     counted = [
         count(lambda shape=shape: limits.token_log_probabilities(backbone, whole_batch(shape))) for shape in steps
     ]
@@ -342,8 +342,8 @@ def test_training_goes_on_with_smaller_passes(backbones, small_memory, most):
     halved = method.adapt(backbones["llama"], TASK, few_shot, settings)
     assert halved.log.halvings == (2 if most == 14 else 4)
     assert np.allclose(halved.log.losses, whole.log.losses, atol=1e-5, rtol=0)
-    for one, other in zip(halved.parameters, whole.parameters, strict=True):
-        assert torch.allclose(one, other, atol=1e-4, rtol=0)
+    for parameter, expected in zip(halved.parameters, whole.parameters, strict=True):
+        assert torch.allclose(parameter, expected, atol=1e-4, rtol=0)
 
 
 def test_one_choice_that_does_not_fit_is_an_error(backbones, small_memory):
@@ -372,9 +372,9 @@ def test_the_record_says_how_passes_were_cut(small_memory, tmp_path):
     whole = run_cell(prepare_cell(config))
     small_memory(2 * 2 * 4, ERRORS["cpu"])  # four rows of two choices for each of two runs
     halved = run_cell(prepare_cell(replace(config, output=f"{tmp_path}/halved")))
-    for one, other in zip(whole, halved, strict=True):
-        assert (one["provenance.halvings"], other["provenance.halvings"]) == (0, 2), "eight training rows; eight scored"
-        assert one["provenance.slices"] == other["provenance.slices"] == 1
-        assert one["provenance.final_loss"] == pytest.approx(other["provenance.final_loss"], abs=1e-4)
-        assert one["score"] == other["score"]
-        assert one["flops.predict.measured"] == other["flops.predict.measured"]
+    for uncut, cut in zip(whole, halved, strict=True):
+        assert (uncut["provenance.halvings"], cut["provenance.halvings"]) == (0, 2), "eight training rows; eight scored"
+        assert uncut["provenance.slices"] == cut["provenance.slices"] == 1
+        assert uncut["provenance.final_loss"] == pytest.approx(cut["provenance.final_loss"], abs=1e-4)
+        assert uncut["score"] == cut["score"]
+        assert uncut["flops.predict.measured"] == cut["flops.predict.measured"]

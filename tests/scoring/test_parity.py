@@ -63,7 +63,7 @@ def harness(folder, items, name):
     assert set(remembered["samples"]["toy"][0]) == set(found["samples"]["toy"][0])
     for then, now in zip(remembered["samples"]["toy"], found["samples"]["toy"], strict=True):
         assert (then["doc_id"], then["prompt_hash"]) == (now["doc_id"], now["prompt_hash"])
-        numbers = [[float(one[0]) for one in each["filtered_resps"]] for each in (then, now)]
+        numbers = [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in (then, now)]
         assert numbers[0] == pytest.approx(numbers[1], abs=1e-4)
     return found
 
@@ -75,7 +75,7 @@ def asked(folder, items):
     from lm_eval.evaluator import evaluate as their_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    rows = [{"input": one.input, "choices": list(one.choices), "label": one.label} for one in items]
+    rows = [{"input": item.input, "choices": list(item.choices), "label": item.label} for item in items]
     table = datasets.Dataset.from_list(rows)
     config = {
         "task": "toy",
@@ -115,8 +115,8 @@ def test_the_export_is_what_the_harness_would_have_written(tmp_path, monkeypatch
     from experiments import run as program
 
     choices = ("ran", "sat on the mat", "is a small good answer")
-    items = [Prompt(one.uid, "t", one.input, choices, int(one.uid) * 5 % 3) for one in prompts()]
-    rows = [{"text": one.input, "label": choices[one.label]} for one in items]
+    items = [Prompt(prompt.uid, "t", prompt.input, choices, int(prompt.uid) * 5 % 3) for prompt in prompts()]
+    rows = [{"text": item.input, "label": choices[item.label]} for item in items]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     GlobalHydra.instance().clear()
@@ -142,6 +142,6 @@ def test_the_export_is_what_the_harness_would_have_written(tmp_path, monkeypatch
         assert set(its) <= set(ours)
         assert (ours["prompt_hash"], ours["target_hash"]) == (its["prompt_hash"], its["target_hash"])
         assert (ours["acc"], ours["acc_norm"]) == (its["acc"], its["acc_norm"])
-        assert [float(one[0]) for one in ours["filtered_resps"]] == pytest.approx(
-            [float(one[0]) for one in its["filtered_resps"]], abs=1e-4
+        assert [float(answer[0]) for answer in ours["filtered_resps"]] == pytest.approx(
+            [float(answer[0]) for answer in its["filtered_resps"]], abs=1e-4
         )

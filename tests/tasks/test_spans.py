@@ -89,11 +89,11 @@ def vectors_of(adaptation: Adaptation, run: int) -> Tensor:
 
 
 @torch.no_grad()
-def logits_of(own: Any, ids: Sequence[int], types: Sequence[int], vectors: Tensor) -> tuple[Tensor, Tensor]:
+def logits_of(model: Any, ids: Sequence[int], types: Sequence[int], vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Start and end logits of prompt vectors and the window after them."""
-    embedded = torch.cat([vectors, own.get_input_embeddings()(torch.tensor(ids))])[None]
+    embedded = torch.cat([vectors, model.get_input_embeddings()(torch.tensor(ids))])[None]
     kinds = {"token_type_ids": torch.tensor([[0] * len(vectors) + list(types)])}
-    out = own(inputs_embeds=embedded, **(kinds if any(types) else {}))
+    out = model(inputs_embeds=embedded, **(kinds if any(types) else {}))
     return out.start_logits[0].double(), out.end_logits[0].double()
 
 
@@ -105,7 +105,7 @@ def windows_of(tokenizer: Any, context: str, vectors: Tensor) -> Any:
     )  # fmt: skip
 
 
-def best_answers_by_search(own: Any, tokenizer: Any, context: str, vectors: Tensor) -> list[tuple[str, float]]:
+def best_answers_by_search(model: Any, tokenizer: Any, context: str, vectors: Tensor) -> list[tuple[str, float]]:
     """Texts and scores, best first."""
     read = windows_of(tokenizer, context, vectors)
     answers: list[list] = []
@@ -113,7 +113,7 @@ def best_answers_by_search(own: Any, tokenizer: Any, context: str, vectors: Tens
         places = [place for place, part in enumerate(read.sequence_ids(window)) if part == 1]
         starts, ends = (
             dict(zip([0, *places], logits[len(vectors) :][[0, *places]].softmax(0).tolist(), strict=True))
-            for logits in logits_of(own, ids, types, vectors)
+            for logits in logits_of(model, ids, types, vectors)
         )
         spans = []
         for first in places:
@@ -142,10 +142,10 @@ def test_answers_of_every_run_are_those_of_a_search_of_all_spans_of_the_librarys
     adaptation = prepared(variant, reader(name), task)
     found = evaluate(adaptation, evaluation_prompts(task, "plain"), batch_size=8)
     for run, answers in enumerate(found):
-        own, vectors = model_of(adaptation.backbone, run), vectors_of(adaptation, run)
+        model, vectors = model_of(adaptation.backbone, run), vectors_of(adaptation, run)
         for answer, context in zip(answers, CONTEXTS, strict=True):
             tokenizer = adaptation.backbone.tokenizer
-            expected = best_answers_by_search(own, tokenizer, context, vectors)
+            expected = best_answers_by_search(model, tokenizer, context, vectors)
             assert [span.text for span in answer.best] == [text for text, _ in expected]
             assert [span.score for span in answer.best] == pytest.approx([score for _, score in expected], rel=1e-3)
             assert all(context[slice(*span.span)] == span.text for span in answer.best)
@@ -168,12 +168,12 @@ def test_every_runs_loss_is_that_of_the_librarys_model_for_where_the_answer_is(r
             output = task.type.forward(encoder, batch, task.type.pass_size(encoder, task.type.shape_of([row])))
             losses = task.type.run_losses((), output, batch, 2)
         for run in range(2):
-            own, vectors = model_of(encoder, run), vectors_of(adaptation, run)
+            model, vectors = model_of(encoder, run), vectors_of(adaptation, run)
             read, start = windows_of(encoder.tokenizer, context, vectors), context.index(answer)
             ends = (read.char_to_token(row.trained, place, 1) for place in (start, start + len(answer) - 1))
-            logits = logits_of(own, read["input_ids"][row.trained], read["token_type_ids"][row.trained], vectors)
+            logits = logits_of(model, read["input_ids"][row.trained], read["token_type_ids"][row.trained], vectors)
             wanted = [
-                cross_entropy(own, torch.tensor(len(vectors) + end)) for own, end in zip(logits, ends, strict=True)
+                cross_entropy(part, torch.tensor(len(vectors) + end)) for part, end in zip(logits, ends, strict=True)
             ]
             assert losses[run].item() == pytest.approx((sum(wanted) / 2).item(), rel=1e-4)
         assert abs(losses[0] - losses[1]) > 1e-2

@@ -69,10 +69,10 @@ def gradients(backbone, kind, names, size, runs):
 def assert_equal(found, expected, tolerance):
     """Losses, and gradients relative to the largest."""
     assert torch.allclose(found[0], expected[0], atol=tolerance, rtol=0)
-    largest = max(one.abs().max() for one in expected[1])
+    largest = max(gradient.abs().max() for gradient in expected[1])
     assert largest > 0
-    for one, other in zip(found[1], expected[1], strict=True):
-        assert (one - other).abs().max() < tolerance * largest
+    for gradient, reference in zip(found[1], expected[1], strict=True):
+        assert (gradient - reference).abs().max() < tolerance * largest
 
 
 @pytest.mark.parametrize("runs", [1, 3])

@@ -36,7 +36,7 @@ def losses(method: TrainedMethod, backbone: Backbone) -> Tensor:
     """(steps, R) training losses."""
     task = toy_task()
     sets = [draw(task, seed, 16) for seed in range(8 if method.fuses else 3)]
-    groups = [sets] if method.fuses else [[one] for one in sets]
+    groups = [sets] if method.fuses else [[few_shot] for few_shot in sets]
     logs = [method.adapt(backbone, task, group, recipe()).log for group in groups]
     return torch.cat([torch.tensor(log.losses) for log in logs], dim=1)
 
@@ -44,7 +44,7 @@ def losses(method: TrainedMethod, backbone: Backbone) -> Tensor:
 @pytest.mark.parametrize("name", [*VARIANTS, *WHOLE])
 def test_the_loss_in_bfloat16_is_that_in_float32(name, backbones):
     """Averaged over steps and runs: single runs differ by luck, since every product is rounded otherwise."""
-    single, half = (losses(method(name), one) for one in (backbones["t5"], in_half(backbones["t5"])))
+    single, half = (losses(method(name), backbone) for backbone in (backbones["t5"], in_half(backbones["t5"])))
     assert single[-5:].mean() < 0.9 * single[0].mean()  # it trains
     assert half.mean().item() == pytest.approx(single.mean().item(), rel=0.02)
     assert half[-5:].mean().item() == pytest.approx(single[-5:].mean().item(), rel=0.05)

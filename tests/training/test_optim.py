@@ -28,25 +28,25 @@ def test_every_run_follows_the_reference_optimizer(kind, scale_parameter, runs):
     if kind == "adafactor":
         update = Adafactor(scale_parameter)
         references = [
-            ReferenceAdafactor(own, lr=lr, scale_parameter=scale_parameter, relative_step=False, warmup_init=False)
-            for own in alone
+            ReferenceAdafactor(vectors, lr=lr, scale_parameter=scale_parameter, relative_step=False, warmup_init=False)
+            for vectors in alone
         ]
     else:
         update = AdamW()
-        references = [torch.optim.AdamW(own, lr=lr, weight_decay=0.0) for own in alone]
+        references = [torch.optim.AdamW(vectors, lr=lr, weight_decay=0.0) for vectors in alone]
     ours = RunOptimizer(stacked, update, runs)
     alive = torch.ones(runs, dtype=torch.bool)
     for step in range(100):
         ours.zero_grad()
         for run in range(runs):
-            for parameter, own, grad in zip(stacked, alone[run], gradients(step, run), strict=True):
+            for parameter, vector, grad in zip(stacked, alone[run], gradients(step, run), strict=True):
                 parameter.grad[run] += grad
-                own.grad = grad.clone()
+                vector.grad = grad.clone()
             references[run].step()
         ours.step(lr, clip_norm=float("inf"), alive=alive)
     for run in range(runs):
-        for parameter, own in zip(stacked, alone[run], strict=True):
-            assert (parameter[run] - own).abs().max() < 1e-6
+        for parameter, vector in zip(stacked, alone[run], strict=True):
+            assert (parameter[run] - vector).abs().max() < 1e-6
 
 
 def test_a_models_own_weights_are_trained_in_place():

@@ -21,9 +21,9 @@ def shallow(backbone: Backbone) -> tuple[Backbone, Backbone] | None:
     depth = backbone.model.config.num_hidden_layers
     if depth <= SHALLOW or getattr(backbone.model.config, "num_decoder_layers", depth) not in (depth, None):
         return None
-    one, two = with_layers(backbone, 1), with_layers(backbone, 2)
-    total = on_line(one.parameters_total, two.parameters_total, backbone)
-    return (one, two) if total == backbone.parameters_total else None
+    one_layer, two_layers = with_layers(backbone, 1), with_layers(backbone, 2)
+    total = on_line(one_layer.parameters_total, two_layers.parameters_total, backbone)
+    return (one_layer, two_layers) if total == backbone.parameters_total else None
 
 
 def with_layers(backbone: Backbone, layers: int) -> Backbone:
@@ -38,6 +38,6 @@ def with_layers(backbone: Backbone, layers: int) -> Backbone:
     return replace(backbone, model=model, device=model.device)
 
 
-def on_line(one: int, two: int, backbone: Backbone) -> int:
+def on_line(one_layer: int, two_layers: int, backbone: Backbone) -> int:
     """The value of this model, from those of one and of two layers."""
-    return one + (backbone.model.config.num_hidden_layers - 1) * (two - one)
+    return one_layer + (backbone.model.config.num_hidden_layers - 1) * (two_layers - one_layer)

@@ -107,8 +107,8 @@ def _prediction(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pri
         room = max(room, limit // 2)
     contexts = {name: _context(cell, name, plan, tokens, room) for name in {prompt.template for prompt in cell.prompts}}
 
-    def price(read: tuple[Shape, int]) -> int:
-        row, context = read
+    def price(row_and_context: tuple[Shape, int]) -> int:
+        row, context = row_and_context
         if plan.shared:
             return plan.contexts * prices.predict_after(row, context)
         return plan.contexts * prices.predict(replace(row, source=min(limit, context + row.source)))

@@ -119,7 +119,7 @@ def _most_held(readings: Sequence[Reading]) -> int:
     contexts: dict[int, dict[Context, int]] = {}
     for reading in readings:
         contexts.setdefault(reading.prompt, {})[reading.context] = reading.context_tokens
-    return max(sum(own.values()) for own in contexts.values())
+    return max(sum(tokens.values()) for tokens in contexts.values())
 
 
 def _tokens(shape: Shape) -> int:

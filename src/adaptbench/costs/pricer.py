@@ -132,18 +132,18 @@ class Pricer:
         if pair is None or run.method is None:
             return None
         try:
-            one, two = (MetaRun.of(run.method, backbone, run.recipe, run.task) for backbone in pair)
+            one_layer, two_layers = (MetaRun.of(run.method, backbone, run.recipe, run.task) for backbone in pair)
         except InputError:  # what fits the whole model may be too large for a shallow one (SAID's dimensions)
             return None
-        trained = on_line(one.adaptation.trainable, two.adaptation.trainable, run.source)
-        return (one, two) if trained == run.adaptation.trainable else None
+        trained = on_line(one_layer.adaptation.trainable, two_layers.adaptation.trainable, run.source)
+        return (one_layer, two_layers) if trained == run.adaptation.trainable else None
 
     def _whole(self, count_on: Callable[[MetaRun], int]) -> int:
         """What `count_on` gives for this run, from the two shallow ones where that is exact."""
         if self._shallow is None:
             return count_on(self._run)
-        one, two = map(count_on, self._shallow)
-        return on_line(one, two, self._run.source)
+        one_layer, two_layers = map(count_on, self._shallow)
+        return on_line(one_layer, two_layers, self._run.source)
 
     def _count(self, kind: str, shape: Shape) -> int:
         def flops(run: MetaRun) -> int:

@@ -100,8 +100,8 @@ class PlannedCell:
     @property
     def context(self) -> int:
         """Tokens of demonstrations before the prompt, in one pass: whole ones, as many as the budget holds."""
-        plan, each = self.plan, self.lengths.demonstration
-        return each * min(plan.demonstrations, plan.demonstrations if plan.budget is None else plan.budget // each)
+        plan, tokens = self.plan, self.lengths.demonstration
+        return tokens * min(plan.demonstrations, plan.demonstrations if plan.budget is None else plan.budget // tokens)
 
     @property
     def stored(self) -> int:

@@ -54,12 +54,12 @@ def best_answers(
         for first, last, score in _spans(start_p, end_p, per_window, max_tokens):
             places = window.words if whole_words else window.offsets
             start_char, end_char = places[first][0], places[last][1]
-            read = context[start_char:end_char].lower()
+            text = context[start_char:end_char].lower()
             span = _stripped(context, start_char, end_char)
-            known = found.get(read, SpanAnswer(context[slice(*span)], 0.0, span))
-            found[read] = replace(known, score=known.score + score)
-    told = [answer for answer in found.values() if answer.text]  # blanks alone are no answer
-    answers = [*told, *([SpanAnswer("", null)] if unanswerable else [])]
+            earlier = found.get(text, SpanAnswer(context[slice(*span)], 0.0, span))
+            found[text] = replace(earlier, score=earlier.score + score)
+    with_text = [answer for answer in found.values() if answer.text]  # blanks alone are no answer
+    answers = [*with_text, *([SpanAnswer("", null)] if unanswerable else [])]
     return sorted(answers, key=lambda answer: -answer.score)[:count]
 
 

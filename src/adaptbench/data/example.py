@@ -65,7 +65,9 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 def wording(templates: Sequence[Template]) -> str:
     """SHA-256 over the templates' content: a changed word is another question."""
-    return _sha256({"name": one.name, "jinja": one.jinja, "choices": one.answer_choices} for one in templates)
+    return _sha256(
+        {"name": template.name, "jinja": template.jinja, "choices": template.answer_choices} for template in templates
+    )
 
 
 def _sha256(rows: Iterable[dict[str, Any]]) -> str:

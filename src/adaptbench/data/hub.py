@@ -44,7 +44,7 @@ def fetch_command(config: DatasetConfig) -> str:
     """What to type on a machine with network, whose cache the other then uses."""
     if config.fetch:
         return config.fetch
-    arguments = ", ".join(repr(one) for one in (config.path, config.subset) if one is not None)
+    arguments = ", ".join(repr(argument) for argument in (config.path, config.subset) if argument is not None)
     if config.revision:
         arguments += f", revision={config.revision!r}"
     return f'python -c "from datasets import load_dataset; load_dataset({arguments})"'

@@ -42,7 +42,7 @@ def read_rows(path: str | Path, dataset: str) -> list[Row | Malformed]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"dataset {dataset!r}: no such file: {file}")
-    reader = next((one for suffix, one in READERS.items() if file.name.endswith(suffix)), None)
+    reader = next((candidate for suffix, candidate in READERS.items() if file.name.endswith(suffix)), None)
     if reader is None:
         raise InputError(f"dataset {dataset!r}: {file}: expected {', '.join(READERS)}")
     try:
@@ -121,7 +121,7 @@ def _object(value: Any, place: str) -> Row | Malformed:
     if not isinstance(value, _Pairs):
         return Malformed(place, f"expected an object, found {json.dumps(value, default=list)[:40]}")
     try:
-        return {key: _plain(one, key) for key, one in _unique(value)}
+        return {key: _plain(entry, key) for key, entry in _unique(value)}
     except InputError as error:
         return Malformed(place, str(error))
 
@@ -133,8 +133,8 @@ def _plain(value: Any, field: str) -> Any:
             raise InputError(f"field {field!r} holds a lone surrogate (half of a \\ud83d\\ude00 pair): no valid text")
         return value
     if isinstance(value, _Pairs):
-        return {key: _plain(one, f"{field}.{key}") for key, one in _unique(value)}
-    return [_plain(one, field) for one in value] if isinstance(value, list) else value
+        return {key: _plain(entry, f"{field}.{key}") for key, entry in _unique(value)}
+    return [_plain(entry, field) for entry in value] if isinstance(value, list) else value
 
 
 def _unique(pairs: _Pairs) -> Iterator[tuple[str, Any]]:
@@ -181,7 +181,7 @@ def _table(reader: Any, separator: str) -> list[Row | Malformed]:
 
 def _header(cells: list[str], separator: str) -> list[str]:
     _no_column_twice(cells)
-    other = next((one for one in ";\t|," if one != separator and one in cells[0]), None)
+    other = next((candidate for candidate in ";\t|," if candidate != separator and candidate in cells[0]), None)
     if len(cells) == 1 and other:
         raise InputError(f": only one column, {cells[0]!r}: fields are separated by {separator!r}, not by {other!r}")
     return cells

@@ -86,8 +86,8 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
         train=to_examples(config, task.train, "train")[0],
         evaluation=to_examples(config, task.evaluation, "evaluation")[0],
         templates=[
-            Template(config.name, one["name"], one["jinja"], one["answer_choices"], (), config.answer_delimiter)
-            for one in task.templates
+            Template(config.name, entry["name"], entry["jinja"], entry["answer_choices"], (), config.answer_delimiter)
+            for entry in task.templates
         ],
         metric=config.metric,
         type=task_type(config),

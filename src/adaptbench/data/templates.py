@@ -179,16 +179,16 @@ class Template:
         steering: list[jinja2.nodes.Node] = [
             test
             for test in syntax.find_all(jinja2.nodes.Compare)
-            if any(one.value not in ("", None) for one in test.find_all(jinja2.nodes.Const))
+            if any(constant.value not in ("", None) for constant in test.find_all(jinja2.nodes.Const))
         ]
         steering += syntax.find_all(_ARITHMETIC)
         steering += [  # with a text, + puts contents together
             plus
             for plus in syntax.find_all(jinja2.nodes.Add)
-            if any(isinstance(one.value, int | float) for one in plus.find_all(jinja2.nodes.Const))
+            if any(isinstance(constant.value, int | float) for constant in plus.find_all(jinja2.nodes.Const))
         ]
-        steering += [one.arg for one in syntax.find_all(jinja2.nodes.Getitem)]
-        names = [one for one in steering if isinstance(one, jinja2.nodes.Name)]  # find_all looks below a node alone
+        steering += [lookup.arg for lookup in syntax.find_all(jinja2.nodes.Getitem)]
+        names = [node for node in steering if isinstance(node, jinja2.nodes.Name)]  # find_all looks below a node alone
         names += [name for part in steering for name in part.find_all(jinja2.nodes.Name)]
         return frozenset(name.name for name in names) - {"label"}
 
@@ -254,9 +254,9 @@ def _protected(value: Any, field: str = "") -> Any:
     if isinstance(value, str):
         return value.replace(SPLIT, _BARS) if SPLIT in value else value
     if isinstance(value, Mapping):
-        return {key: _protected(one, f"{field}.{key}" if field else str(key)) for key, one in value.items()}
+        return {key: _protected(entry, f"{field}.{key}" if field else str(key)) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_protected(one, f"{field}[{place}]") for place, one in enumerate(value)]
+        return [_protected(entry, f"{field}[{place}]") for place, entry in enumerate(value)]
     if isinstance(value, bytes):
         return _Null(field, "bytes, no text")
     return _Null(field) if is_null(value) else value

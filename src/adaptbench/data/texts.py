@@ -82,27 +82,27 @@ def encode_text(backbone: Backbone, first: str, second: str | None = None, where
     around = pair_marks(tokenizer) if second is not None else None
     if second is not None and around is None:
         first, second = f"{first}{BETWEEN}{second}", None
-    own = token_ids(tokenizer, [first] if second is None else [first, second])
-    if not any(own):
+    text_ids = token_ids(tokenizer, [first] if second is None else [first, second])
+    if not any(text_ids):
         raise InputError(f"{where}: the tokenizer returns no tokens")
     virtual = tuple(range(-1, -1 - backbone.virtual_tokens, -1))
     if around is None:
         mark = marks(tokenizer)
         room = backbone.max_length - len(virtual) - len(mark.before) - len(mark.after)
-        kept = [own[0][: _checked(backbone, room, own, where)]]
+        kept = [text_ids[0][: _checked(backbone, room, text_ids, where)]]
         ids = (*mark.before, *kept[0], *mark.after)
         types: Ids = (0,) * len(ids)
     else:
         fixed = len(virtual) + len(around.before) + len(around.between) + len(around.after)
-        kept = shortened(own[0], own[1], _checked(backbone, backbone.max_length - fixed, own, where))
+        kept = shortened(text_ids[0], text_ids[1], _checked(backbone, backbone.max_length - fixed, text_ids, where))
         ids, types = around.wrap(kept[0], kept[1])
-    return Text((*virtual, *ids), (*(0 for _ in virtual), *types), sum(map(len, own)) - sum(map(len, kept)))
+    return Text((*virtual, *ids), (*(0 for _ in virtual), *types), sum(map(len, text_ids)) - sum(map(len, kept)))
 
 
-def _checked(backbone: Backbone, room: int, own: Sequence[Ids], where: str) -> int:
+def _checked(backbone: Backbone, room: int, text_ids: Sequence[Ids], where: str) -> int:
     """The places that there are for the tokens of a row's own texts."""
-    total = sum(map(len, own))
-    if total > room and (backbone.overlong == "refuse" or room < len(own)):
+    total = sum(map(len, text_ids))
+    if total > room and (backbone.overlong == "refuse" or room < len(text_ids)):
         raise InputError(
             f"{where}: {total + backbone.max_length - room} tokens do not fit model.max_length={backbone.max_length}"
             + (" (model.overlong=truncate shortens the text)" if backbone.overlong == "refuse" else "")

@@ -51,11 +51,11 @@ def encode_windows(backbone: Backbone, question: str, context: str, stride: int 
     if around is None:
         question, single = f"{question}{BETWEEN}", marks(tokenizer)
         around = PairMarks(single.before, (), single.after, (0,) * 5)
-    (asked,), read = token_ids(tokenizer, [question]), placed_tokens(tokenizer, context)
-    if not asked or not read.ids:
+    (asked,), placed = token_ids(tokenizer, [question]), placed_tokens(tokenizer, context)
+    if not asked or not placed.ids:
         raise InputError(f"{where}: the tokenizer returns no tokens for the {'context' if asked else 'question'}")
     fixed = backbone.virtual_tokens + len(around.before) + len(around.between) + len(around.after)
-    least = min(stride, len(read.ids) - 1)
+    least = min(stride, len(placed.ids) - 1)
     whole = len(asked)
     if backbone.max_length - fixed - whole <= least and backbone.overlong == "truncate":
         asked = asked[:QUESTION]
@@ -66,16 +66,16 @@ def encode_windows(backbone: Backbone, question: str, context: str, stride: int 
             f"the context, expected more than dataset.stride={stride}"
         )
     starts = [0]
-    while starts[-1] + room < len(read.ids):
+    while starts[-1] + room < len(placed.ids):
         starts.append(starts[-1] + room - stride)
-    windows = [_window(backbone, around, asked, read, slice(start, start + room), context) for start in starts]
+    windows = [_window(backbone, around, asked, placed, slice(start, start + room), context) for start in starts]
     return [replace(window, truncated=whole - len(asked)) for window in windows]
 
 
-def _window(backbone: Backbone, around: PairMarks, asked: Ids, read: Placed, part: slice, context: str) -> Window:
-    ids, types = around.wrap(asked, read.ids[part])
+def _window(backbone: Backbone, around: PairMarks, asked: Ids, placed: Placed, part: slice, context: str) -> Window:
+    ids, types = around.wrap(asked, placed.ids[part])
     virtual = tuple(range(-1, -1 - backbone.virtual_tokens, -1))
-    offsets = read.offsets[part]
+    offsets = placed.offsets[part]
     return Window(
         ids=(*virtual, *ids),
         types=(*(0 for _ in virtual), *types),
@@ -83,7 +83,7 @@ def _window(backbone: Backbone, around: PairMarks, asked: Ids, read: Placed, par
         first=len(virtual) + len(around.before) + len(asked) + len(around.between),
         token=part.start,
         offsets=offsets,
-        words=tuple(_words(offsets, read.words[part], context)),
+        words=tuple(_words(offsets, placed.words[part], context)),
     )
 
 

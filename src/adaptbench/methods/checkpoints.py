@@ -99,9 +99,9 @@ def _is(value: Any, hint: Any) -> bool:
     """Whether a value from JSON is of an annotated type; a whole number is a floating point number too."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return any(_is(value, one) for one in get_args(hint))
+        return any(_is(value, option) for option in get_args(hint))
     if origin is list:
-        return isinstance(value, list) and all(_is(one, get_args(hint)[0]) for one in value)
+        return isinstance(value, list) and all(_is(entry, get_args(hint)[0]) for entry in value)
     if hint is float:
         return _is(value, int) or (isinstance(value, float) and abs(value) < float("inf"))
     if hint is int:

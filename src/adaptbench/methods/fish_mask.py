@@ -50,15 +50,15 @@ def delta_of(model: nn.Module, chosen: Mapping[str, Tensor]) -> Delta:
     delta = Delta(1)
     owners: dict[int, list[tuple[str, str]]] = {}  # a tied weight belongs to several modules
     for path, module in model.named_modules():
-        for own, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append((path, own))
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((path, parameter_name))
     for name, indices in chosen.items():
         if len(indices):
             parameter = model.get_parameter(name)
             values = parameter.detach().flatten()[indices.to(parameter.device)]
             piece = Chosen(values.float() if values.dtype.itemsize < 4 else values, indices)
-            for path, own in owners[id(parameter)]:
-                delta.attach(hooks.weight, name, path, piece, own)
+            for path, parameter_name in owners[id(parameter)]:
+                delta.attach(hooks.weight, name, path, piece, parameter_name)
     return delta
 
 

@@ -136,14 +136,18 @@ def _train_in_single_precision(model: nn.Module, dtype: torch.dtype) -> None:
     """Modules without parts that are trained themselves, in half precision, compute in float32 from here on."""
 
     def widened(_module: nn.Module, args: tuple) -> tuple:
-        return tuple(one.float() if isinstance(one, Tensor) and one.is_floating_point() else one for one in args)
+        return tuple(arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args)
 
     def narrowed(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
         return output.to(dtype)
 
     for module in model.modules():
-        own = [one for one in module.parameters(recurse=False) if one.requires_grad and one.dtype.itemsize < 4]
-        if own and not list(module.children()):
+        trained = [
+            parameter
+            for parameter in module.parameters(recurse=False)
+            if parameter.requires_grad and parameter.dtype.itemsize < 4
+        ]
+        if trained and not list(module.children()):
             module.float()
             module.register_forward_pre_hook(widened)
             module.register_forward_hook(narrowed)

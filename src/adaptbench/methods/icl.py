@@ -49,13 +49,13 @@ class InContextLearning(Method):
     budget: int | None = None  # most tokens of demonstrations
 
     def check(self) -> None:
-        for name, known in (
+        for name, allowed in (
             ("strategy", ("concatenated", "ensemble", "ensemble_product")),
             ("demonstration_template", ("same", "random")),
             ("order", ("draw", "seeded", "nearest_last")),
         ):
-            if getattr(self, name) not in known:
-                raise InputError(f"method.{name}={getattr(self, name)!r}: expected {' or '.join(known)}")
+            if getattr(self, name) not in allowed:
+                raise InputError(f"method.{name}={getattr(self, name)!r}: expected {' or '.join(allowed)}")
         for name in ("neighbours", "budget"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"method.{name}={value}: expected at least 1")
@@ -129,7 +129,7 @@ class InContextLearning(Method):
     ) -> Contexts:
         """The contexts of one run, by the prompt's template or, with neighbours, by the prompt."""
         rng = np.random.default_rng((few_shot.seed, TEMPLATE_STREAM))
-        names = [one.name for one in task.templates] if template in DRAWN else [template]
+        names = [candidate.name for candidate in task.templates] if template in DRAWN else [template]
         examples = self._ordered(few_shot)
         drawn = [render(task, example, "random" if template in DRAWN else template, rng) for example in examples]
         shown = {
@@ -143,7 +143,7 @@ class InContextLearning(Method):
             if not self.by_prompt:
                 return fixed[prompt.template][0]
             prompts = shown[prompt.template]
-            order = nearest(prompt.input, [one.input for one in prompts])[: self.neighbours]
+            order = nearest(prompt.input, [shot.input for shot in prompts])[: self.neighbours]
             return assemble([prompts[index] for index in reversed(order)])[0]
 
         kept = [self._text(prompt) for prompt in shown[names[0]]] if self.by_prompt else fixed[names[0]][0]
@@ -213,9 +213,9 @@ def _emptied(template: Template, rows: Sequence[Example], text: str) -> str:
 def _silenced(value: Any, text: str) -> Any:
     """A field with `text` for its texts and numbers, nested ones too; truth values and nulls steer and say nothing."""
     if isinstance(value, list | tuple):
-        return [_silenced(one, text) for one in value]
+        return [_silenced(entry, text) for entry in value]
     if isinstance(value, Mapping):
-        return {key: _silenced(one, text) for key, one in value.items()}
+        return {key: _silenced(entry, text) for key, entry in value.items()}
     return text if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
 
@@ -261,9 +261,9 @@ def room_for(backbone: Backbone, task: TaskType, prompts: Sequence[Prompt], budg
     """The room that these prompts leave; where over-long ones may be truncated, at least half of the model's length."""
     around, lengths = marks(backbone.tokenizer), []
     for prompt in prompts:
-        (own,) = token_ids(backbone.tokenizer, [prompt.input])
+        (ids,) = token_ids(backbone.tokenizer, [prompt.input])
         answer = task.answer_tokens(backbone, prompt)
-        lengths.append(len(own) + answer + len(around.before) + len(around.after))
+        lengths.append(len(ids) + answer + len(around.before) + len(around.after))
     tokens = backbone.max_length - max(lengths)
     longest = [p for p, length in zip(prompts, lengths, strict=True) if length >= max(lengths) - SEAM][:16]
     if backbone.overlong == "truncate":

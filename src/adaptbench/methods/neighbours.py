@@ -1,37 +1,24 @@
-"""Which demonstrations are most like a prompt: cosine of TF-IDF vectors, the demonstrations being the collection.
+"""Ranks demonstrations by their similarity to a prompt: the cosine of TF-IDF vectors, fitted on the demonstrations.
 
-Liu et al. 2021 (arXiv 2101.06804) use sentence embeddings; word counts need no second model, and say so.
+Liu et al. 2021 (arXiv 2101.06804) use sentence embeddings; word counts need no second model.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+WORD = r"\w+"
+
 
 def nearest(query: str, texts: Sequence[str]) -> list[int]:
-    """Indices of `texts` from the most to the least similar to `query`; ties in their order."""
-    documents = [Counter(words(text)) for text in texts]
-    rarity = {
-        word: np.log((1 + len(documents)) / (1 + sum(word in document for document in documents))) + 1
-        for document in documents
-        for word in document
-    }
-    wanted = weighted(Counter(words(query)), rarity)
-    similarity = [cosine(wanted, weighted(document, rarity)) for document in documents]
-    return sorted(range(len(texts)), key=lambda index: -similarity[index])
+    """Indices of `texts` from the most to the least similar to `query`; ties keep the order of `texts`."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes more than a second to import
 
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def weighted(counts: Counter[str], rarity: dict[str, float]) -> dict[str, float]:
-    return {word: count * rarity[word] for word, count in counts.items() if word in rarity}
-
-
-def cosine(first: dict[str, float], second: dict[str, float]) -> float:
-    product = sum(value * second.get(word, 0.0) for word, value in first.items())
-    norms = np.sqrt(sum(v * v for v in first.values()) * sum(v * v for v in second.values()))
-    return float(product / norms) if norms else 0.0
+    if not any(re.search(WORD, text) for text in texts):  # scikit-learn refuses an empty vocabulary
+        return list(range(len(texts)))
+    vectorizer = TfidfVectorizer(token_pattern=WORD)
+    weights = vectorizer.fit_transform(texts)  # (K, V), rows of unit length
+    similarity = (weights @ vectorizer.transform([query]).T).toarray()[:, 0]
+    # Rounding makes equal similarities equal: sums of products depend on the order of summation in their last digits.
+    return np.argsort(-similarity.round(12), kind="stable").tolist()

@@ -168,6 +168,6 @@ def _names(settings: Settings, name: str, path: str, dot: str = ".") -> bool:
             return re.fullmatch(wanted, path) is not None
     except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"{name}={shown(wanted)}: not a regular expression ({error})") from error
-    if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):
+    if not isinstance(wanted, list) or not all(isinstance(entry, str) for entry in wanted):
         raise InputError(f"{name}={shown(wanted)}: expected a list of module names or a regular expression")
-    return path in wanted or any(path.endswith(f"{dot}{one}") for one in wanted)
+    return path in wanted or any(path.endswith(f"{dot}{ending}") for ending in wanted)

@@ -42,7 +42,9 @@ def check_by_trial(backbone: Backbone, trained: Sequence[nn.Parameter], named: s
             if looks_up_words:
                 _check_embeddings(backbone, batch, named)
             together, alone = _both(backbone, batch)
-            replaced = any(one.data_ptr() != other.data_ptr() for one, other in zip(trained, held, strict=True))
+            replaced = any(
+                parameter.data_ptr() != data.data_ptr() for parameter, data in zip(trained, held, strict=True)
+            )
     except (torch.OutOfMemoryError, InputError):
         raise
     except Exception as error:  # whatever a tuner may raise on a model it was not made for
@@ -130,7 +132,7 @@ def _tolerance(backbone: Backbone) -> float:
     return TOLERANCE if exact else TOLERANCE_OF_HALF
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def _apart(logits: Tensor, reference: Tensor) -> float:
     """The largest difference, relative to the largest value where that is above one; infinite for NaN."""
-    scale = other.float().abs().max().clamp(min=1)
-    return ((one.float() - other.float()).abs().max() / scale).nan_to_num(float("inf")).item()
+    scale = reference.float().abs().max().clamp(min=1)
+    return ((logits.float() - reference.float()).abs().max() / scale).nan_to_num(float("inf")).item()

@@ -86,14 +86,14 @@ def start_with_induction(model: Any, width: int, head: int) -> None:
     words[:, 0] = 0
     words *= SPREAD * math.sqrt(width - 1) / words.norm(dim=1, keepdim=True).clamp(min=1e-3)  # the padding row is zero
     words[:, 0] = CONSTANT  # equal lengths: else long words would draw every head that reads the constant
-    own, previous = directions(width, head), directions(width, head)
+    here, previous = directions(width, head), directions(width, head)
     for index, layer in enumerate(model.model.layers):
         for block in (layer.self_attn.o_proj, layer.mlp.down_proj):
             block.weight *= 0.3  # what is random speaks softly
         if index < len(model.model.layers) - 1:
-            look_back(layer.self_attn, head, own, previous)
+            look_back(layer.self_attn, head, here, previous)
         if index > 0:
-            look_up(layer.self_attn, head, own, previous, said=directions(width, head))
+            look_up(layer.self_attn, head, here, previous, said=directions(width, head))
 
 
 def directions(width: int, count: int) -> Tensor:

@@ -207,11 +207,11 @@ def wsc_row(words: Words, label: int, rng: random.Random) -> Row:
     """Can "it" stand for the noun? Only if what is said of it fits the noun. (0: it can)"""
     feature = rng.choice(tuple(COPA_EVENTS))
     noun = rng.choice(words.nouns)
-    told = value(words.world, rng, noun, feature, holds=label == 0)
+    stated = value(words.world, rng, noun, feature, holds=label == 0)
     return {
         "event": rng.choice(COPA_EVENTS[feature]),
         "noun": noun,
-        "outcome": OUTCOMES[feature][told][0],
+        "outcome": OUTCOMES[feature][stated][0],
         "name": rng.choice(NAMES),
     }
 

@@ -94,5 +94,5 @@ def _check_hub(repository: str, commit: str | None, named: str) -> None:
         info = HfApi().model_info(repository, revision=commit, timeout=HUB_SECONDS)
     except Exception as error:
         raise InputError(f"{named}: its weights are not in the cache, and the hub says: {one_line(error)}") from error
-    if not _has_weights([one.rfilename for one in info.siblings or []]):
+    if not _has_weights([file.rfilename for file in info.siblings or []]):
         raise InputError(f"{named}: no weights in this repository, expected one of {', '.join(WEIGHTS)}")

@@ -66,15 +66,15 @@ def runs_without_storage(model: Any) -> bool:
     return True
 
 
-def _log_p(model: Any, source: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+def _log_p(model: Any, source: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
     """(N, T, V) of what is read left to right: the row itself, or (encoder-decoder) after a source."""
     if model.config.is_encoder_decoder:
-        start = torch.full_like(read[:, :1], model.config.decoder_start_token_id)
-        inputs = {"input_ids": source, "decoder_input_ids": torch.cat([start, read[:, :-1]], dim=1)}
+        start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+        inputs = {"input_ids": source, "decoder_input_ids": torch.cat([start, ids[:, :-1]], dim=1)}
     else:
-        inputs = {"input_ids": read}
+        inputs = {"input_ids": ids}
     return model(**inputs, attention_mask=mask, use_cache=False).logits.double().log_softmax(-1)
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    return (one - other).abs().max().nan_to_num(float("inf")).item()
+def _apart(first: Tensor, second: Tensor) -> float:
+    return (first - second).abs().max().nan_to_num(float("inf")).item()

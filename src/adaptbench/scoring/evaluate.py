@@ -57,7 +57,7 @@ def readings(adaptation: Adaptation, prompts: Sequence[Prompt], run: int) -> lis
     sources: dict[Context, list[Ids]] = {}
     for reading in found:
         sources.setdefault(reading.context, []).append(reading.encoded.source)
-    tokens = {context: context_length(backbone, context, *own) for context, own in sources.items()}
+    tokens = {context: context_length(backbone, context, *ids) for context, ids in sources.items()}
     return [replace(reading, context_tokens=tokens[reading.context]) for reading in found]
 
 
@@ -75,7 +75,7 @@ def evaluate(
     prompts: Sequence[Prompt],
     batch_size: int,
     progress: bool = False,
-    read: Sequence[list[Reading]] | None = None,
+    run_readings: Sequence[list[Reading]] | None = None,
 ) -> list[list[Any]]:
     """Answers of each run (outer list), in the order of `prompts`.
 
@@ -88,14 +88,14 @@ def evaluate(
         read: each run's readings, where they are known already.
     """
     runs = len(adaptation.seeds)
-    if read is None:
-        read = all_readings(adaptation, prompts)
+    if run_readings is None:
+        run_readings = all_readings(adaptation, prompts)
     ask = _Passes(adaptation, batch_size, progress)
     with adaptation.attached():
         if adaptation.contexts is not None:
-            return [_in_context(adaptation, prompts, run, read[run], ask) for run in range(runs)]
+            return [_in_context(adaptation, prompts, run, run_readings[run], ask) for run in range(runs)]
         together = 1 if adaptation.same_for_all_runs else runs
-        return ask([reading.encoded for reading in read[0]], together) * (runs // together)
+        return ask([reading.encoded for reading in run_readings[0]], together) * (runs // together)
 
 
 def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list[Reading]]:
@@ -114,8 +114,9 @@ def _in_context(
     multiplied = adaptation.contexts[run].multiplied
     passes: dict[Context, dict[tuple, Encoded]] = {}
     for reading in every:  # readings that share keys and values must share a batch; the others may meet anyone
-        own = passes.setdefault(reading.context if reading.already_read else "", {})
-        own.setdefault(_key(reading.encoded), reading.encoded)  # content-free inputs return with every prompt
+        rows_of_context = passes.setdefault(reading.context if reading.already_read else "", {})
+        # Content-free inputs return with every prompt.
+        rows_of_context.setdefault(_key(reading.encoded), reading.encoded)
     answers: dict[tuple[Context, tuple], Any] = {}
     held = {reading.context: reading for reading in every if reading.already_read}
     for context, rows in passes.items():
@@ -129,8 +130,8 @@ def _in_context(
         answer = answers[reading.context if reading.already_read else "", _key(reading.encoded)]
         by_turn[reading.prompt].setdefault(reading.turn, []).append((reading, answer))
     return [
-        adaptation.task.combine(prompt, list(own.values()), multiplied)
-        for prompt, own in zip(prompts, by_turn, strict=True)
+        adaptation.task.combine(prompt, list(turns.values()), multiplied)
+        for prompt, turns in zip(prompts, by_turn, strict=True)
     ]
 
 

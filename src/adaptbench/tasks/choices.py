@@ -90,14 +90,14 @@ class Choices(TaskType):
         tokens = [tuple(len(choice) for choice in row.choices) for row in rows]
         return [
             [
-                ChoiceScores(row.prompt, tuple(values[: len(own)]), own)
-                for row, values, own in zip(rows, run, tokens, strict=True)
+                ChoiceScores(row.prompt, tuple(values[: len(lengths)]), lengths)
+                for row, values, lengths in zip(rows, run, tokens, strict=True)
             ]
             for run in sums
         ]
 
     def combine(self, prompt: Prompt, turns: Sequence[Sequence[tuple[Any, Any]]], multiplied: bool) -> ChoiceScores:
-        return (product if multiplied else averaged)([after_one_context(prompt, read) for read in turns])
+        return (product if multiplied else averaged)([after_one_context(prompt, turn) for turn in turns])
 
     def problem(self, answers: Sequence[ChoiceScores]) -> str | None:
         """An argmax over NaN would quietly answer with the first choice."""
@@ -139,13 +139,13 @@ def _transposed(lists: Mapping[str, Sequence[float]]) -> Iterator[dict[str, floa
         yield dict(zip(lists, values, strict=True))
 
 
-def after_one_context(prompt: Prompt, read: Sequence[tuple[Any, ChoiceScores]]) -> ChoiceScores:
+def after_one_context(prompt: Prompt, pairs: Sequence[tuple[Any, ChoiceScores]]) -> ChoiceScores:
     """The scores of a prompt's choices after one context, from all (reading, answer) pairs there."""
-    if read[0][0].choice is not None:  # the channel: log p(input | choice), whatever the input's length
-        values = tuple(answer.log_likelihoods[0] for _, answer in read)
-        return ChoiceScores(prompt, values, (read[0][1].tokens[0],) * len(values))
-    (direct,) = (replace(answer, prompt=prompt) for reading, answer in read if not reading.content_free)
-    free = [answer for reading, answer in read if reading.content_free]
+    if pairs[0][0].choice is not None:  # the channel: log p(input | choice), whatever the input's length
+        values = tuple(answer.log_likelihoods[0] for _, answer in pairs)
+        return ChoiceScores(prompt, values, (pairs[0][1].tokens[0],) * len(values))
+    (direct,) = (replace(answer, prompt=prompt) for reading, answer in pairs if not reading.content_free)
+    free = [answer for reading, answer in pairs if reading.content_free]
     if not free:
         return direct
     return replace(direct, log_likelihoods=calibrated(direct, averaged(free)))

@@ -166,7 +166,9 @@ class Classification(BareTask):
     ) -> list[list[ClassScores]]:
         batch = self.collate([*rows] * runs, backbone)
         scores = self.forward(backbone, batch, size).double().view(runs, len(rows), -1).tolist()
-        return [[ClassScores(row.prompt, tuple(own)) for row, own in zip(rows, run, strict=True)] for run in scores]
+        return [
+            [ClassScores(row.prompt, tuple(values)) for row, values in zip(rows, run, strict=True)] for run in scores
+        ]
 
     def problem(self, answers: Sequence[ClassScores]) -> str | None:
         broken = [answer.prompt.uid for answer in answers if not all(map(math.isfinite, answer.scores))]

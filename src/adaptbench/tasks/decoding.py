@@ -88,10 +88,10 @@ def _decode(backbone: Backbone, batch: Batch, settings: Decoding) -> list[Ids]:
     return [_until(row, ends) for row in ids[:, read.shape[1] + len(forced) :].tolist()]
 
 
-def _search(backbone: Backbone, own: Any, settings: Decoding, ends: list[int], start: int) -> GenerationConfig:
+def _search(backbone: Backbone, defaults: Any, settings: Decoding, ends: list[int], start: int) -> GenerationConfig:
     """Settings of the search. `start` is the first token that the decoder reads, a virtual one or the start token: the
     library puts its own start before any other."""
-    kept = {name: value for name in ABOUT_TOKENS if (value := getattr(own, name, None)) is not None}
+    kept = {name: value for name in ABOUT_TOKENS if (value := getattr(defaults, name, None)) is not None}
     beams = {"num_beams": settings.beams, "length_penalty": settings.length_penalty} if settings.beams > 1 else {}
     return GenerationConfig(
         **kept,

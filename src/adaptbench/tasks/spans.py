@@ -196,8 +196,8 @@ class Spans(BareTask):
 
     def _found(self, prompt: Prompt, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> FoundSpans:
         assert prompt.second is not None
-        finite = all(np.isfinite(own[:, : len(w.ids)]).all() for w, own in zip(windows, logits, strict=True))
-        starts, ends = [own[0] for own in logits], [own[1] for own in logits]
+        finite = all(np.isfinite(pair[:, : len(w.ids)]).all() for w, pair in zip(windows, logits, strict=True))
+        starts, ends = [pair[0] for pair in logits], [pair[1] for pair in logits]
         limit = self.max_answer_tokens
         best = best_answers(windows, prompt.second, starts, ends, count=NBEST, max_tokens=limit) if finite else []
         return FoundSpans(prompt, tuple(best), len(windows), finite)

@@ -90,7 +90,7 @@ def accumulate(
 
     A run's loss is the mean over its examples, so passes of some rows each add up to the pass of all.
     """
-    every = [row for own in batches for row in own]  # the pass is padded to the longest of all
+    every = [row for rows in batches for row in rows]  # the pass is padded to the longest of all
     shape = replace(task.shape_of(every), rows=len(batches[0]))
     while True:
         size = task.pass_size(backbone, shape, len(batches)).within(log.most)
@@ -116,7 +116,7 @@ def _accumulate(
     optimizer.zero_grad()
     rows, total = len(batches[0]), torch.zeros(len(batches), device=backbone.device)
     for start in range(0, rows, size.rows):
-        part = [row for own in batches for row in own[start : start + size.rows]]
+        part = [row for run_batch in batches for row in run_batch[start : start + size.rows]]
         batch = task.collate(part, backbone)
         output = task.forward(backbone, batch, size)
         losses = task.run_losses(names, output, batch, len(batches))
