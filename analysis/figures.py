@@ -18,16 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
-from analysis.appearance import FOREGROUND, MethodStyle, method_style
+from analysis.appearance import FOREGROUND, method_style
 from analysis.labels import Label, place_labels
+from analysis.markers import BACKGROUND, RING_RADIUS, Point, dodge, draw_front, draw_points
+from analysis.pareto import AXES, Member, fronts, probability_text
 from analysis.published import PAPER, PRINTED_LABEL, published_table1, published_table4
 from analysis.summary import Arm, Summary
 from analysis.tables import short
 
-BACKGROUND = "#fefefe"  # a colour of its own, like FOREGROUND, so that the report can replace it in dark mode
 GREY = "#8a93a3"
-DODGE = 13  # pixels at 100 dpi between markers that would overlap
-MARKER_HEIGHT = 12  # pixels
 MAX_PEFT_METHODS = 8  # as many fit on a cost axis
 BEST_KNOWN = ("t_few", "ia3", "lora", "adapter", "prefix", "bitfit", "prompt_10")
 RC_PARAMS = {
@@ -61,20 +60,6 @@ METADATA: dict[str, dict[str, str | None]] = {
 
 
 @dataclass(frozen=True)
-class Point:
-    """A marker with its label, and where known its interval and the scores of single seeds."""
-
-    x: float
-    y: float  # percent, as low, high and seeds
-    label: str
-    style: MethodStyle
-    low: float | None = None
-    high: float | None = None
-    seeds: Sequence[float] = ()
-    open_marker: bool = False  # not on the experiment's main model
-
-
-@dataclass(frozen=True)
 class Line:
     """A horizontal line, for a score without a value on the x axis; no label if a point has the same one."""
 
@@ -94,79 +79,23 @@ class Panel:
     lines: Sequence[Line]
     y_label: str = "Score, %"
     x_text: Callable[[float, object], str] | None = None
+    front_level: float | None = None  # the best score, in percent, that costs nothing: left of a logarithmic axis
+    logarithmic: bool = True
 
 
 # -- drawing ------------------------------------------------------------------------------------------------------
 
 
-def shifted_x(axes: Axes, x: float, pixels: float) -> float:
-    """The x value `pixels` (at 100 dpi) to the right of `x`."""
-    shifted = axes.transData.transform((x, 50.0))[0] + pixels * axes.figure.dpi / 100
-    return float(axes.transData.inverted().transform((shifted, 0.0))[0])
+def add_labels(
+    axes: Axes, points: Sequence[Point], lines: Sequence[Line], steps: Sequence[Bbox] = (), below: Sequence[Bbox] = ()
+) -> list[Bbox]:
+    """Labels points and lines, clear of markers, intervals, lines and the front's `steps`; returns the labels' boxes.
 
-
-def dodge(axes: Axes, points: Sequence[Point]) -> list[Point]:
-    """Shifts points whose markers or intervals would overlap horizontally, around their common mean."""
-    scale = axes.figure.dpi / 100
-    groups: list[list[Point]] = []
-    for point in sorted(points, key=lambda p: p.x):
-        x = axes.transData.transform((point.x, 50.0))[0]
-        if (
-            groups
-            and x - axes.transData.transform((groups[-1][-1].x, 50.0))[0] < DODGE * scale
-            and overlaps_vertically(axes, point, groups[-1])
-        ):
-            groups[-1].append(point)
-        else:
-            groups.append([point])
-    moved = []
-    for group in groups:
-        middle = sum(axes.transData.transform((p.x, 50.0))[0] for p in group) / len(group)
-        for rank, point in enumerate(group):
-            shifted = middle + (rank - (len(group) - 1) / 2) * DODGE * scale
-            x = float(axes.transData.inverted().transform((shifted, 0.0))[0])
-            moved.append(point if len(group) == 1 else replace(point, x=x))
-    return moved
-
-
-def overlaps_vertically(axes: Axes, point: Point, group: Sequence[Point]) -> bool:
-    """Whether the vertical extent of `point` overlaps that of any point of the group."""
-
-    def extent(p: Point) -> tuple[float, float]:
-        low, high = (p.y if p.low is None else p.low), (p.y if p.high is None else p.high)
-        (_, bottom), (_, top) = axes.transData.transform([(p.x, low), (p.x, high)])
-        return bottom - MARKER_HEIGHT / 2, top + MARKER_HEIGHT / 2
-
-    low, high = extent(point)
-    return any(low < other_high and other_low < high for other_low, other_high in map(extent, group))
-
-
-def draw_points(axes: Axes, points: Sequence[Point]) -> None:
-    for point in points:
-        colour, marker = point.style.colour, point.style.marker
-        if point.seeds:
-            left = shifted_x(axes, point.x, -4)
-            axes.scatter([left] * len(point.seeds), point.seeds, s=8, c=colour, alpha=0.4, linewidths=0, zorder=2)
-        if point.low is not None and point.high is not None:
-            axes.vlines(point.x, point.low, point.high, colors=colour, linewidth=1.4, alpha=0.8, zorder=3)
-        axes.plot(
-            [point.x],
-            [point.y],
-            marker=marker,
-            markersize=7.5 * point.style.size,
-            markerfacecolor=BACKGROUND if point.open_marker else colour,
-            markeredgecolor=colour if point.open_marker else BACKGROUND,
-            markeredgewidth=1.4 if point.open_marker else 0.7,
-            linestyle="none",
-            zorder=4,
-        )
-
-
-def add_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Line]) -> list[Bbox]:
-    """Labels points and lines, clear of markers, intervals and lines; returns the labels' boxes in pixels."""
+    The front's probabilities come first and stand above and left of it, where nothing else is: not `below`.
+    """
     to_pixels, scale = axes.transData.transform, axes.figure.dpi / 100
     inside = axes.get_window_extent()
-    labels, obstacles = [], []
+    labels, probabilities, obstacles = [], [], list(steps)
     for line in lines:
         _, y = to_pixels((axes.get_xlim()[0], line.y))
         labels.append(Label(line.label, line.colour, inside.x1, y, of_line=True))
@@ -174,26 +103,34 @@ def add_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Line]) -> li
     for point in points:
         x, y = to_pixels((point.x, point.y))
         labels.append(Label(point.label, point.style.colour, x, y))
-        obstacles.append(Bbox.from_extents(x - 6 * scale, y - 6 * scale, x + 6 * scale, y + 6 * scale))
+        probabilities.append(Label(point.front, FOREGROUND, x, y))
+        radius = (RING_RADIUS if point.front else 6) * scale
+        obstacles.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
         if point.low is not None and point.high is not None:
             (_, bottom), (_, top) = to_pixels([(point.x, point.low), (point.x, point.high)])
             obstacles.append(Bbox.from_extents(x - 6 * scale, bottom, x + 2 * scale, top))
-    return place_labels(axes, labels, obstacles, FOREGROUND)
+    boxes = place_labels(axes, probabilities, [*obstacles, *below], FOREGROUND)
+    return boxes + place_labels(axes, labels, [*obstacles, *boxes], FOREGROUND)
 
 
 def format_axes(axes: Axes, panel: Panel) -> None:
-    """Sets titles, a logarithmic x axis, and limits that leave room for labels."""
+    """Sets titles, the x axis, and limits that leave room for labels."""
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     heights = [y for p in panel.points for y in (p.y, p.low, p.high, *p.seeds) if y is not None]
     heights += [line.y for line in panel.lines]
     room = max(0.10 * (max(heights) - min(heights)), 1.5)
-    axes.set_ylim(max(min(heights) - room, -2), min(max(heights) + room, 104))
+    above = 2 * room if any(point.front for point in panel.points) else room  # nothing but names is above a front
+    axes.set_ylim(max(min(heights) - room, -2), min(max(heights) + above, 104))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     if not panel.points:
         axes.set_xticks([])
         axes.text(0.5, 0.5, "no run has a value on this axis", transform=axes.transAxes, ha="center", alpha=0.6)
         return
     low, high = min(p.x for p in panel.points), max(p.x for p in panel.points)
+    if not panel.logarithmic:
+        room = 0.14 * (high - low) or 1.0
+        axes.set_xlim(low - room, high + room)
+        return
     axes.set_xscale("log")
     room = max((high / low) ** 0.14, 2.0)
     axes.set_xlim(low / room, high * room)
@@ -221,7 +158,8 @@ def draw(panels: Sequence[Panel]) -> tuple[Figure, list[list[Bbox]]]:
                 axes.axhline(line.y, color=line.colour, linestyle=line.linestyle, linewidth=1.2, zorder=1)
             points = dodge(axes, panel.points)
             draw_points(axes, points)
-            boxes.append(add_labels(axes, points, panel.lines))
+            front = draw_front(axes, points, panel.front_level)
+            boxes.append(add_labels(axes, points, panel.lines, *front))
     return figure, boxes
 
 
@@ -233,39 +171,63 @@ def main_model(summary: Summary) -> str:
     return Counter(arm.model for arm in summary.arms).most_common(1)[0][0]
 
 
-def best_known(summary: Summary) -> list[Arm]:
-    """All arms; of many parameter-efficient methods only the best known, since on cost axes their points coincide."""
-    peft = [arm for arm in summary.arms if arm.family == "peft"]
-    return [a for a in summary.arms if len(peft) <= MAX_PEFT_METHODS or a.family != "peft" or a.method in BEST_KNOWN]
+def best_known(summary: Summary, axis: str) -> list[Arm]:
+    """All arms; of many parameter-efficient methods only the best known and those on the front of the axis.
+
+    On cost axes their points coincide.
+    """
+    many = sum(arm.family == "peft" for arm in summary.arms) > MAX_PEFT_METHODS
+    front = {key for key, member in on_axis(summary, axis).items() if member.on_front}
+    return [a for a in summary.arms if not many or a.family != "peft" or a.method in BEST_KNOWN or a.key in front]
+
+
+def on_axis(summary: Summary, axis: str) -> dict[tuple[str, str, str], Member]:
+    """Arm -> its place on an axis, of the arms that are compared there."""
+    return {member.arm.key: member for member in fronts(summary).get(axis, ())}
 
 
 def measured_panel(
-    summary: Summary, x_of: Callable[[Arm], float | None], x_label: str, arms: Sequence[Arm] | None = None
+    summary: Summary, axis: str, x_label: str, arms: Sequence[Arm] | None = None, logarithmic: bool = True
 ) -> Panel:
-    """Every arm with a value on the x axis as a point, and two scores as lines: zero-shot and the best ICL without."""
-    main = main_model(summary)
+    """Every arm with a value on the axis as a point, and two scores as lines: zero-shot and the best ICL without.
+
+    What costs nothing is left of a logarithmic axis: the front starts at the best of it.
+    """
+    main, members = main_model(summary), on_axis(summary, axis)
+    probabilities = {key: probability_text(m.probability) for key, m in members.items() if m.on_front}
     points: list[Point] = []
     lines = [] if summary.mean_chance is None else [Line(100 * summary.mean_chance, "chance", GREY, ":")]
-    levels: dict[str, Arm] = {}
+    levels: dict[str, tuple[Arm, bool]] = {}
     for arm in summary.arms if arms is None else arms:
         if arm.score is None or arm.interval is None:
             continue
-        x, y = x_of(arm), 100 * arm.score
-        if x is not None and x > 0:
-            low, high = arm.interval
-            seeds = [100 * score for score in arm.by_seed.values()]
-            points.append(
-                Point(x, y, point_label(arm, main), arm.style, 100 * low, 100 * high, seeds, arm.model != main)
-            )
-        if (arm.family == "zero_shot" and arm.model == main) or (arm.family != "zero_shot" and x == 0):
-            best = levels.get(arm.family)
+        x = members[arm.key].cost if arm.key in members else AXES[axis].cost(arm)
+        drawn, free = x is not None and (x > 0 or not logarithmic), x == 0 and logarithmic
+        if x is not None and drawn:
+            low, high = (100 * end for end in arm.interval)
+            seeds, surely = [100 * score for score in arm.by_seed.values()], probabilities.get(arm.key, "")
+            text, others = point_label(arm, main), arm.model != main
+            points.append(Point(x, 100 * arm.score, text, arm.style, low, high, seeds, others, surely))
+        zero_shot = arm.family == "zero_shot" and (arm.model == main or (free and arm.key in probabilities))
+        if zero_shot or (arm.family != "zero_shot" and free):
+            best = levels[arm.family][0] if arm.family in levels else None
             if best is None or (arm.covers_all, arm.score) > (best.covers_all, best.score or 0):
-                levels[arm.family] = arm
-    for family, arm in levels.items():
-        text = "" if x_of(arm) else point_label(arm, main)
-        lines.append(Line(100 * (arm.score or 0), text, arm.style.colour, "--" if family == "zero_shot" else "-."))
+                levels[arm.family] = arm, drawn
+    for family, (arm, drawn) in levels.items():
+        text = ": ".join(filter(None, (point_label(arm, main), probabilities.get(arm.key))))
+        style = "--" if family == "zero_shot" else "-."
+        lines.append(Line(100 * (arm.score or 0), "" if drawn else text, arm.style.colour, style))
+    free_scores = [100 * (m.arm.score or 0) for m in members.values() if logarithmic and m.on_front and m.cost == 0]
     other_models = "; open markers: other models" if len(summary.models) > 1 else ""
-    return Panel(f"Measured here: {main}{other_models}", x_label, points, lines, f"{summary.title_measure}, %")
+    return Panel(
+        f"Measured here: {main}{other_models}",
+        x_label,
+        points,
+        lines,
+        f"{summary.title_measure}, %",
+        front_level=max(free_scores, default=None),
+        logarithmic=logarithmic,
+    )
 
 
 def point_label(arm: Arm, main: str) -> str:
@@ -281,7 +243,7 @@ def format_percent(value: float, _: object = None) -> str:
 def figure2(summary: Summary) -> tuple[Panel, Panel]:
     """Plots scores against the share of parameters updated."""
     x_label = "Parameters updated, % of the model"
-    left = measured_panel(summary, lambda arm: arm.percent_updated, x_label)
+    left = measured_panel(summary, "parameters", x_label)
     points = [
         Point(row.percent_updated, row.score, method_style(row.method).label, method_style(row.method))
         for row in published_table4().itertuples()
@@ -292,11 +254,8 @@ def figure2(summary: Summary) -> tuple[Panel, Panel]:
 
 def figure3(summary: Summary) -> tuple[Panel, Panel]:
     """Plots scores against FLOPs per prediction: counted ones, or the formula's where none were counted."""
-
-    def flops(arm: Arm) -> float | None:
-        return arm.typical("flops.predict.measured") or arm.typical("flops.predict.paper")
-
-    left = measured_panel(summary, flops, "FLOPs per prediction, counted", best_known(summary))
+    axis = "flops_predict"
+    left = measured_panel(summary, axis, "FLOPs per prediction, counted", best_known(summary, axis))
     table = published_table1()
     methods = list(table["method"])
     points, lines = [], []

@@ -46,6 +46,8 @@ def build(folder: Path) -> tuple[Summary | None, Path]:
     drawings = {}
     drawn = {name: figures.draw(panels_of(summary))[0] for name, panels_of in figures.FIGURES.items()}
     drawn |= {name: figures.draw(panels_of(summary))[0] for name, panels_of in cost_figures.PANELS.items()}
+    optional = {name: panels for name, panels_of in cost_figures.OPTIONAL.items() if (panels := panels_of(summary))}
+    drawn |= {name: figures.draw(panels)[0] for name, panels in optional.items()}
     drawn |= {name: chart_of(summary) for name, chart_of in cost_figures.CHARTS.items()}
     for name, figure in drawn.items():
         figures.write(figure, name, folder / "figures")

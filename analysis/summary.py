@@ -140,7 +140,7 @@ class Comparison:
         )
 
 
-@dataclass
+@dataclass(eq=False)  # hashed by identity, so that what is costly to derive from it can be kept
 class Summary:
     """Everything that the tables and figures of an experiment show."""
 

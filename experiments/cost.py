@@ -34,8 +34,9 @@ from adaptbench.costs.quote import BreakEven, PlannedCell, Quote, break_even, qu
 from adaptbench.data.example import TaskData
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
-from adaptbench.models.backbone import Backbone, resolve_path
+from adaptbench.models.backbone import Backbone
 from adaptbench.models.checks import check_scores
+from adaptbench.models.paths import resolve_path
 from adaptbench.schema import Config
 from adaptbench.tasks import TaskType, task_type
 from experiments.bill_text import as_json, table

@@ -108,7 +108,9 @@ RULES: dict[str, Callable[[list[str]], list[str]]] = {
         *("--device", "cpu", "--folder", "bench"),
     ],
     "experiments.capability": only_named,
+    "experiments.models": only_named,  # downloads
     "experiments.methods": only_named,
+    "experiments.advise": on_experiments,
     "experiments.export": on_experiments,
     "experiments.submit": on_experiments,
     "analysis.report": on_experiments,

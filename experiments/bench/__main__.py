@@ -9,10 +9,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from adaptbench.scoring.metrics import predict
 
 from adaptbench import provenance
 from adaptbench.data.batching import collate, encode
@@ -62,7 +62,8 @@ def fused_against_separate(backbone: Backbone, task: TaskData, kind: str, steps:
     together = evaluate(fused(), prompts, batch_size=64)
     for run, adaptation in enumerate(separate()):
         theirs = evaluate(adaptation, prompts, batch_size=64)[0]
-        same = [predict(a) == predict(b) for a, b in zip(together[run], theirs, strict=True)]
+        predicted = partial(adaptation.task.prediction, norm="token")
+        same = [predicted(a) == predicted(b) for a, b in zip(together[run], theirs, strict=True)]
         assert sum(same) >= 62, f"{kind}: fused and separate runs answer differently"
     return Comparison(f"train_{len(SEEDS)}_seeds_{kind}", fused, separate, "one seed after the other")
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,8 +15,10 @@ from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
 from adaptbench.metrics import get, metrics_for
 from adaptbench.metrics.normalisation import NORMS
-from adaptbench.models.backbone import resolve_path
+from adaptbench.models.backbone import pick_device
+from adaptbench.models.cpu_speed import fast_dtype
 from adaptbench.models.identity import content_id
+from adaptbench.models.paths import resolve_path, stand_in
 from adaptbench.schema import (
     DTYPES,
     LOSSES,
@@ -77,6 +80,10 @@ def check(config: Config) -> Config:
         raise InputError(f"method={config.method!r}: expected one of {', '.join(sorted(METHODS))}")
     config.dataset.labels = label_mapping(config.dataset.labels)
     _check(config)
+    if config.model.dtype == "auto":
+        config.model.dtype = fast_dtype(torch.device(pick_device(config.device)))
+    if installed := stand_in(config.model.local):
+        config.model.path, config.model.revision = installed, None
     task = task_type(config.dataset)
     _fit_metric(config, task)
     config.method.check()
@@ -140,6 +147,7 @@ def _check(config: Config) -> None:
         "shots": config.shots,
         "limit": config.limit,
         "eval_batch_size": config.eval_batch_size,
+        "eval_batch_tokens": config.eval_batch_tokens,
         "dataset.shots": config.dataset.shots,
         "gpu_tflops": config.gpu_tflops,
         "max_fused": config.max_fused,
@@ -160,10 +168,10 @@ def _expect(name: str, value: str, allowed: tuple[str, ...]) -> None:
 LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
 # What a result does not depend on: where things are, how a pass is cut. What a dataset's files hold has fingerprints.
 TECHNICAL = {
-    "model": ("path", "revision", "device_map", "logits_limit", "shape"),
+    "model": ("path", "revision", "local", "package", "device_map", "logits_limit", "shape"),
     "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "stand_in", "folder", "local", "draws",
-                "fetch", "columns", "operations", "numbers", "skip_bad_rows", "promptsource", "promptsource_skip",
-                "prompts", "templates", "shots"),
+                "fetch", "header", "columns", "operations", "numbers", "skip_bad_rows", "deduplicate", "promptsource",
+                "promptsource_skip", "prompts", "templates", "shots"),
     "recipe": ("name", "training", "pretrained_ia3"),
 }  # fmt: skip
 

@@ -23,11 +23,11 @@ from adaptbench.models.backbone import (
     load_config,
     meta_backbone,
     pick_device,
-    resolve_path,
 )
 from adaptbench.models.checks import check_loadable
 from adaptbench.models.encoders import check_encoder, meta_encoder
 from adaptbench.models.identity import content_id
+from adaptbench.models.paths import resolve_path
 from adaptbench.models.placement import placement
 from adaptbench.schema import Config
 from adaptbench.tasks import task_type

@@ -41,7 +41,7 @@ def git() -> dict[str, str | bool | None]:
 def hardware() -> dict[str, str | int]:
     """Processor, cores, threads in use, memory, and the accelerator if there is one."""
     found: dict[str, str | int] = {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -51,7 +51,8 @@ def hardware() -> dict[str, str | int]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

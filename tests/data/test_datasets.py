@@ -136,7 +136,7 @@ def test_without_the_draws_the_training_file_gives_the_same_rows(tasks, real_dat
 @pytest.mark.parametrize("name", [*SIZES, *(f"raft_{name}" for name in RAFT)])
 def test_every_row_reads_in_every_template_of_our_own(tasks, name):
     task = tasks(name)
-    assert len(task.templates) >= 3
+    assert len(task.templates) >= (2 if name in ("hellaswag", "winogrande") else 3)
     rows = [*task.evaluation, *(example for seed in task.draws for example in task.draws[seed]), *task.train[:50]]
     for template in task.templates:
         for example in rows[:: 1 + len(rows) // 2000]:

@@ -228,7 +228,7 @@ def test_a_row_that_no_template_is_meant_for_is_a_bad_one(tmp_path):
 def test_a_wrong_setting_is_no_bad_row(tmp_path):
     with pytest.raises(InputError, match="syntax error"):
         load_task(files(tmp_path, GOOD, jinja="{{text ||| x", skip_bad_rows=True))
-    with pytest.raises(InputError, match="expected one of hellaswag"):
+    with pytest.raises(InputError, match="expected one of ag_news, hellaswag"):
         load_task(files(tmp_path, GOOD, **CHOICES, operations=["polish"], skip_bad_rows=True))
 
 

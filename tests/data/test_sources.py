@@ -122,7 +122,7 @@ def no_shots(tmp_path):
 
 
 def unknown_source(tmp_path):
-    return {"source": "ftp"}, "expected microworld, files or hub"
+    return {"source": "ftp"}, "expected microworld, files, shipped or hub"
 
 
 def unknown_micro_task(tmp_path):
@@ -184,10 +184,28 @@ def test_stratified_sampling_takes_equally_many_of_each_label(tmp_path):
         assert (labels.count(0), labels.count(1)) == counts
     natural = load_task(config(tmp_path, train=path))
     order = [example.uid for example in draw(natural, 42, 60).examples]
-    chosen = [example.uid for example in draw(task, 42, 8).examples]
-    assert chosen == [uid for uid in order if uid in chosen]  # the same shuffle decides
+    chosen = {example.uid for example in draw(task, 42, 8).examples}
+    first = [[uid for uid in order if (int(uid) % 6 == 0) == rare][:4] for rare in (False, True)]
+    assert chosen == {*first[0], *first[1]}  # the same shuffle decides
     with pytest.raises(InputError, match="only 10 rows of label 1"):
         draw(task, 42, 24)
+
+
+def test_a_rare_label_does_not_come_last_in_a_stratified_draw(tmp_path):
+    """As it would in the order of the search: nearest to the prompt, where demonstrations weigh most."""
+    rows = [{"text": f"row {i}", "label": int(i % 20 == 0)} for i in range(600)]
+    task = load_task(config(tmp_path, train=write(tmp_path / "rare.jsonl", rows), sampling="stratified"))
+    draws = [[example.label for example in draw(task, seed, 16).examples] for seed in range(200)]
+    shares = np.mean(draws, axis=0)
+    assert all(sum(labels) == 8 for labels in draws)
+    assert np.abs(shares - 0.5).max() < 0.18  # of the rare label at every position: five standard errors
+
+
+def test_ready_made_draws_keep_their_order(tmp_path):
+    rows = [*ROWS[1::2], *ROWS[::2]]
+    write(tmp_path / "0_seed.jsonl", rows)
+    task = load_task(config(tmp_path, draws=str(tmp_path / "{seed}_seed.jsonl"), sampling="stratified"))
+    assert [example.fields["text"] for example in draw(task, 0, 12).examples] == [row["text"] for row in rows]
 
 
 HUB = {"source": "hub", "path": "some/set", "subset": "plain", "train": "train", "evaluation": "validation"}

@@ -117,7 +117,7 @@ def test_a_dry_run_prices_every_cell_and_runs_none(call, tmp_path, monkeypatch, 
     def forbidden(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("adaptbench.runner.load", forbidden)
+    monkeypatch.setattr("adaptbench.tasks.base.TaskType.load", forbidden)
     few = ("dataset=copa,cb", "limit=8", "progress=false", "+dry_run=true")
     shape = [f"model.shape.{key}=2" for key in ("num_layers", "num_decoder_layers")]
     assert call("experiment=table1_t0_3b", *few, *shape) == 0

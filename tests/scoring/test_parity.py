@@ -125,8 +125,7 @@ def test_the_export_is_what_the_harness_would_have_written(tmp_path, monkeypatch
                  "dataset.train=rows.jsonl", "dataset.evaluation=rows.jsonl", "dataset.shots=4", "seeds=[0]",
                  f"dataset.labels={{{labels}}}", "template=plain", "progress=false"]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["experiments.run", *arguments])
-    program.main()
-    assert not program.failed
+    assert not program.main()
     (path,) = export(tmp_path / "outputs/default")
     results = json.loads(path.read_text())
     (samples,) = ([json.loads(line) for line in file.open()] for file in path.parent.glob("samples_files_*.jsonl"))

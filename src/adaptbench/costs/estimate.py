@@ -18,8 +18,9 @@ from adaptbench.data.batching import Shape
 from adaptbench.data.prompts import DRAWN
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
-from adaptbench.models.backbone import Backbone, resolve_path
+from adaptbench.models.backbone import Backbone
 from adaptbench.models.checks import positions
+from adaptbench.models.paths import resolve_path
 from adaptbench.schema import Config
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.base import CountTokens

@@ -26,7 +26,8 @@ def draw(task: TaskData, seed: int, shots: int | None = None) -> FewShotSet:
     """K rows of the training pool: NumPy's legacy shuffle of the file order, then the first K.
 
     This is exactly how the T-Few paper's own draws were made (verified against its published files). With
-    `sampling: stratified` it is the first of every class, in equal numbers.
+    `sampling: stratified` it is the first of every class, in equal numbers, shuffled once more: the search for the rows
+    of a rare class goes on when the others are complete, and a context would end in that class alone.
 
     Raises:
         InputError: more shots than rows, or no draw for this seed where draws come as files.
@@ -44,14 +45,20 @@ def draw(task: TaskData, seed: int, shots: int | None = None) -> FewShotSet:
         rows = list(task.draws[seed])
     else:
         rows = list(task.train)
-        np.random.RandomState(seed).shuffle(rows)  # type: ignore[arg-type]
+        generator = np.random.RandomState(seed)
+        generator.shuffle(rows)  # type: ignore[arg-type]
     if shots > len(rows):
         raise InputError(f"shots={shots}: dataset {task.name!r} has only {len(rows)} training rows")
-    return FewShotSet(seed, rows[:shots] if task.sampling == "natural" else _stratified(task, rows, shots))
+    if task.sampling == "natural":
+        return FewShotSet(seed, rows[:shots])
+    chosen = _stratified(task, rows, shots)
+    if not task.draws:
+        generator.shuffle(chosen)  # type: ignore[arg-type]
+    return FewShotSet(seed, chosen)
 
 
 def _stratified(task: TaskData, rows: Sequence[Example], shots: int) -> list[Example]:
-    """The first rows of every class in the shuffled order, which is kept; class sizes differ by one at most."""
+    """The first rows of every class, in the order given; class sizes differ by one at most."""
     by_class: dict[int, list[int]] = {}
     for position, example in enumerate(rows):
         by_class.setdefault(example.label, []).append(position)

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,12 @@ class Malformed:
     reason: str
 
 
-def read_rows(path: str | Path, dataset: str) -> list[Row | Malformed]:
+def read_rows(path: str | Path, dataset: str, header: Sequence[str] = (), key: str = "") -> list[Row | Malformed]:
     """Rows of a file, in its order.
+
+    Args:
+        header: names of the columns of a CSV or TSV file that has none.
+        key: of the list to read, in a JSON file that holds an object of lists.
 
     Raises:
         InputError: no such file, an unknown suffix, not UTF-8, or broken beyond a single row.
@@ -46,7 +50,11 @@ def read_rows(path: str | Path, dataset: str) -> list[Row | Malformed]:
     if reader is None:
         raise InputError(f"dataset {dataset!r}: {file}: expected {', '.join(READERS)}")
     try:
-        return reader(file)
+        if key:
+            return _list_inside(file, key)
+        if header and reader not in (_csv, _tsv):
+            raise InputError(f": dataset.header={list(header)}: only CSV and TSV files may lack one")
+        return reader(file, header) if header else reader(file)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"dataset {dataset!r}: {file} is not UTF-8 (byte {error.start}, line {line})") from error
@@ -85,13 +93,29 @@ def _json(file: Path) -> list[Row | Malformed]:
         if rows and all(isinstance(row, Malformed) for row in rows) and _is_json(text):
             raise InputError(": one JSON value over several lines: expected an array of objects, or one object a line")
         return rows
+    return [_object(row, f"row {index}") for index, row in enumerate(_parsed(text))]
+
+
+def _list_inside(file: Path, key: str) -> list[Row | Malformed]:
+    """One list of a JSON object of lists; rows that are lists themselves have columns called 0, 1, .."""
+    whole = _parsed(_text(file))
+    lists = {name: rows for name, rows in whole if type(rows) is list} if isinstance(whole, _Pairs) else {}
+    if key not in lists:
+        raise InputError(f": no list {key!r} in it, expected one of {', '.join(lists) or 'none'}")
+    return [_object(_numbered(row), f"row {index}") for index, row in enumerate(lists[key])]
+
+
+def _numbered(row: Any) -> Any:
+    return _Pairs((str(column), value) for column, value in enumerate(row)) if type(row) is list else row
+
+
+def _parsed(text: str) -> Any:
     try:
-        rows = json.loads(text, object_pairs_hook=_Pairs)
+        return json.loads(text, object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
         raise InputError(f", line {error.lineno}: not JSON: {error.msg}") from error
     except RecursionError as error:
         raise InputError(": nested too deeply") from error
-    return [_object(row, f"row {index}") for index, row in enumerate(rows)]
 
 
 def _is_json(text: str) -> bool:
@@ -146,19 +170,20 @@ def _unique(pairs: _Pairs) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _csv(file: Path) -> list[Row | Malformed]:
-    return _table(csv.reader(io.StringIO(_text(file), newline=""), strict=True), ",")
+def _csv(file: Path, names: Sequence[str] = ()) -> list[Row | Malformed]:
+    return _table(csv.reader(io.StringIO(_text(file), newline=""), strict=True), ",", names)
 
 
-def _tsv(file: Path) -> list[Row | Malformed]:
+def _tsv(file: Path, names: Sequence[str] = ()) -> list[Row | Malformed]:
     """Tab-separated files as GLUE's: a quotation mark is a character like any other."""
-    return _table(csv.reader(io.StringIO(_text(file), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE), "\t")
+    lines = csv.reader(io.StringIO(_text(file), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _table(lines, "\t", names)
 
 
-def _table(reader: Any, separator: str) -> list[Row | Malformed]:
+def _table(reader: Any, separator: str, names: Sequence[str]) -> list[Row | Malformed]:
     """Rows of separated text under a header; blank lines do not count, and a column without a name is left out."""
     csv.field_size_limit(LONGEST_FIELD)
-    header: list[str] | None = None
+    header = list(names) or None  # given, or else the first line
     rows: list[Row | Malformed] = []
     try:
         for cells in reader:
@@ -206,12 +231,13 @@ def _hellaswag(file: Path) -> list[Row | Malformed]:
     return [*rows_of_text(bz2.decompress(file.read_bytes()).decode("utf-8"))]
 
 
-READERS: dict[str, Callable[[Path], list[Row | Malformed]]] = {
+READERS: dict[str, Callable[..., list[Row | Malformed]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
     ".txt.bz2": _hellaswag,
+    ".txt": _jsonl,  # as SciBERT's repository calls such files
 }
 """From a file's suffix to its reader."""

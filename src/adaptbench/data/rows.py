@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from adaptbench.data.ag_news import article
 from adaptbench.data.example import Example
 from adaptbench.data.hellaswag import cleaned
 from adaptbench.data.labels import is_null
@@ -16,7 +17,7 @@ from adaptbench.schema import DatasetConfig
 from adaptbench.tasks import task_type
 
 # Named ways to put a row right before anything else sees it (`operations` in a dataset's YAML).
-OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"hellaswag": cleaned}
+OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"ag_news": article, "hellaswag": cleaned}
 IDENTITIES = ("uid", "idx")  # columns that name rows, if every row has a name of its own there
 
 

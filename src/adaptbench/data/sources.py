@@ -1,4 +1,4 @@
-"""Where tasks come from: the embedded world, local files, or the Hugging Face hub.
+"""Where tasks come from: the embedded world, files, small real data sets shipped with the package, or the hub.
 
 A dataset is one YAML in conf/dataset/ (see `DatasetConfig`); this module turns it into a checked `TaskData`. One of
 the hub may name local copies of its splits: those are read where they are, the hub and its cache only where not.
@@ -6,12 +6,14 @@ the hub may name local copies of its splits: those are read where they are, the 
 
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.hub import Unavailable, hub_rows
 from adaptbench.data.labels import shown_names
+from adaptbench.data.parts import is_there, read_part
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.readers import read_rows
 from adaptbench.data.rows import to_examples
@@ -19,6 +21,8 @@ from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
 from adaptbench.schema import DatasetConfig
 from adaptbench.tasks import task_type
+
+SHIPPED = Path(__file__).parent.parent / "real"
 
 
 def load_task(config: DatasetConfig) -> TaskData:
@@ -29,8 +33,10 @@ def load_task(config: DatasetConfig) -> TaskData:
     """
     if config.source == "microworld":
         return _from_microworld(config)
-    if config.source not in ("files", "hub"):
-        raise InputError(f"dataset.source={config.source!r}: expected microworld, files or hub")
+    if config.source not in ("files", "shipped", "hub"):
+        raise InputError(f"dataset.source={config.source!r}: expected microworld, files, shipped or hub")
+    if config.source == "shipped":
+        config = replace(config, source="files", folder=str(SHIPPED / config.folder))
     _check(config)
     templates = _templates(config) if config.skip_bad_rows else []  # they decide which rows are bad
     draws, skipped = _draws(config, templates)
@@ -40,6 +46,7 @@ def load_task(config: DatasetConfig) -> TaskData:
         train, more = _split(config, "train", config.train, templates)
         skipped += more
     evaluation, more, split = _evaluation(config, templates)
+    train = _distinct(config, train, evaluation)
     return TaskData(
         name=config.name,
         shots=config.shots or 0,
@@ -106,7 +113,7 @@ def _evaluation(config: DatasetConfig, templates: Sequence[Template]) -> tuple[l
     try:
         return *_split(config, "evaluation", config.evaluation, templates, labelled), config.evaluation
     except Unavailable:
-        if config.stand_in is None or not _file(config, config.local["stand_in"]).is_file():
+        if config.stand_in is None or not is_there(_file(config, config.local["stand_in"])):
             raise
         split = f"{config.stand_in} in place of {config.evaluation}"
         return *_split(config, "stand_in", config.stand_in, templates, labelled), split
@@ -117,18 +124,39 @@ def _split(
 ) -> tuple[list[Example], list[str]]:
     """A split, and the rows left out of it: from files, or from the hub unless a local copy is there."""
     path = _file(config, named if config.source == "files" else config.local.get(kind, "."))
-    if config.source == "hub" and not path.is_file():
+    if config.source == "hub" and not is_there(path):
         return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled, templates)
-    if config.fetch and not path.is_file():
+    if config.fetch and not is_there(path):
         raise InputError(f"dataset {config.name!r}: no such file: {path}; {config.fetch}")
-    return to_examples(config, read_rows(path, config.name), str(path), labelled, templates)
+    return to_examples(config, read_part(path, config.name, config.header), str(path), labelled, templates)
+
+
+def _distinct(config: DatasetConfig, train: list[Example], evaluation: Sequence[Example]) -> list[Example]:
+    """The first training row of every content that no evaluation row has, as far as `deduplicate` looks at it."""
+    if not config.deduplicate:
+        return train
+
+    def content(example: Example) -> tuple[str, ...]:
+        for name in config.deduplicate:
+            if name not in example.fields:
+                found = ", ".join(example.fields)
+                raise InputError(f"dataset.deduplicate={name!r}: no such field in {example.origin} (fields: {found})")
+        return tuple(" ".join(str(example.fields[name]).split()) for name in config.deduplicate)
+
+    seen = {content(example) for example in evaluation}
+    kept = []
+    for example in train:
+        if (text := content(example)) not in seen:
+            seen.add(text)
+            kept.append(example)
+    return kept
 
 
 def _pool_wanted(config: DatasetConfig, draws: dict[int, list[Example]]) -> bool:
     """Ready-made draws make the training pool superfluous: it is read where it is at hand, not fetched."""
     if config.source == "files" or not draws:
         return True
-    return "train" in config.local and _file(config, config.local["train"]).is_file()
+    return "train" in config.local and is_there(_file(config, config.local["train"]))
 
 
 def _draws(config: DatasetConfig, templates: Sequence[Template]) -> tuple[dict[int, list[Example]], list[str]]:

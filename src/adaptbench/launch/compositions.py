@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 import adaptbench
 from adaptbench.config import as_config
+from adaptbench.models.identity import cache_folder
 from adaptbench.schema import Config
 
 KEPT = 64  # sweeps
@@ -46,11 +47,6 @@ def compose_all(
     return configs
 
 
-def cache_folder() -> Path:
-    """Of the user, as the XDG specification says."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adaptbench" / "composed"
-
-
 def _path(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> Path:
     """Where these cells are kept: named after all that they follow from, variables of the environment among it."""
     files = [file for folder in folders for file in sorted(folder.rglob("*.yaml"))]
@@ -64,7 +60,7 @@ def _path(folders: Sequence[Path], overrides: Sequence[Sequence[str]]) -> Path:
     versions = [sys.version, *map(version, ("hydra-core", "omegaconf"))]
     variables = {name: os.environ.get(name) for name in sorted(read)}
     found.update(repr((versions, variables, overrides)).encode())
-    return cache_folder() / f"{found.hexdigest()[:32]}.pickle"
+    return cache_folder() / "composed" / f"{found.hexdigest()[:32]}.pickle"
 
 
 def _read(path: Path) -> list[Config] | None:

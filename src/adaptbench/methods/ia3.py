@@ -14,8 +14,9 @@ from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.released import released_vectors
 from adaptbench.models import hooks
 from adaptbench.models.anatomy import Anatomy, weight_matrix
-from adaptbench.models.backbone import Backbone, resolve_path
+from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import Delta, Piece
+from adaptbench.models.paths import resolve_path
 
 
 class Scale(Piece):

@@ -28,8 +28,15 @@ class LowRank(Piece):
                 self.a[run].normal_(0, self.init_scale, generator=generator)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D_in) -> (R, M, D_out)
-        down = torch.bmm(hidden, self.a.to(hidden.dtype))
-        return torch.bmm(down, self.b.to(hidden.dtype)) * self.scaling
+        return torch.bmm(self.down(hidden), self.b.to(hidden.dtype))
+
+    def added(self, output: Tensor, hidden: Tensor) -> Tensor:
+        """output + forward(hidden), in one pass over the output."""
+        return torch.baddbmm(output, self.down(hidden), self.b.to(hidden.dtype))
+
+    def down(self, hidden: Tensor) -> Tensor:  # (R, M, D_in) -> (R, M, rank)
+        """Scaled here, where it is small."""
+        return torch.bmm(hidden, self.a.to(hidden.dtype)) * self.scaling
 
     def merge(self, module: nn.Module, run: int, detail: hooks.Columns) -> None:
         weight = weight_matrix(module)

@@ -68,8 +68,8 @@ class GatedLowRank(LowRank):
         super().initialise(generators)
         self.gate.draw(generators)
 
-    def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D_in) -> (R, M, D_out)
-        return self.gate(hidden) * super().forward(hidden)
+    def down(self, hidden: Tensor) -> Tensor:  # (R, M, D_in) -> (R, M, rank)
+        return self.gate(hidden) * super().down(hidden)
 
     merge = Piece.merge
 

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from adaptbench.models import cpu_attention
+
 IMPLEMENTATION = "adaptbench"
 
 # Attention module -> function of the batch's number of rows that gives its prefix (keys, values), each (N, H, P, head
@@ -139,6 +141,11 @@ def _causal(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) 
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
+    plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
+    if plain and cpu_attention.applies(query, key):
+        if kwargs.get("is_causal") is not False:
+            attention_mask = _causal(module, query, key, attention_mask)
+        return cpu_attention.attend(query, key, value, attention_mask, kwargs.get("scaling")), None
     if kwargs.get("softcap") is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("is_causal") is not False:

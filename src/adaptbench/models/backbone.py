@@ -30,13 +30,15 @@ from adaptbench.models.anatomy import (
 from adaptbench.models.at_hand import check_vocabulary
 from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.checks import check_loadable, positions
+from adaptbench.models.cpu_memory import keep_freed_memory
+from adaptbench.models.cpu_norms import quicken
 from adaptbench.models.experts import COUNTED
 from adaptbench.models.identity import content_id
+from adaptbench.models.paths import resolve_path
 from adaptbench.models.placement import placement
 from adaptbench.models.trial import check_by_trial, runs_without_storage
 from adaptbench.schema import LOGITS_LIMIT, ModelConfig
 
-SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 SMALL = 10_000_000  # parameters
 NO_LIMIT = 10**9  # tokenizers report absurd numbers where a model has no limit of its own
 
@@ -215,6 +217,9 @@ def load_frozen(
         raise _cannot_load(path, error) from error
     check_vocabulary(tokenizer, f"model.path={path!r}")
     model.requires_grad_(False).eval()
+    if target.type == "cpu" and not placing and model.num_parameters() >= SMALL:
+        quicken(model)
+        keep_freed_memory()
     if placing:
         target = next(model.get_input_embeddings().parameters()).device  # where a batch has to go; the rest follows
     else:
@@ -292,16 +297,6 @@ def load_config(path: str, revision: str | None = None) -> Any:
         with suppress(OSError, ValueError):  # some say it there only
             config.decoder_start_token_id = GenerationConfig.from_pretrained(source, **pinned).decoder_start_token_id
     return config
-
-
-def resolve_path(path: str) -> str:
-    """A folder or hub id; `microworld:<name>` is the model of that name shipped with the package."""
-    if path.startswith("microworld:"):
-        folder = SHIPPED / path.removeprefix("microworld:")
-        if not folder.is_dir():
-            raise InputError(f"model.path={path!r}: no such shipped model; run `make pretrain`")
-        return str(folder)
-    return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
 
 
 def pick_device(device: str) -> str:

@@ -25,11 +25,11 @@ from adaptbench.models.backbone import (
     load_frozen,
     own_limit,
     pinned_to,
-    resolve_path,
 )
 from adaptbench.models.checks import check_length, check_precision, positions
 from adaptbench.models.disentangled import take_over
 from adaptbench.models.identity import content_id
+from adaptbench.models.paths import resolve_path
 from adaptbench.schema import ModelConfig
 
 FIRST, MEAN, LAST = "first", "mean", "last"

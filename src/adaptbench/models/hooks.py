@@ -61,9 +61,13 @@ def map_input(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> U
 
 
 def add_to_output(module: nn.Module, piece: nn.Module, runs: int, columns: Columns) -> Undo:
-    """Add piece(x) to the output, or to some of its columns."""
+    """Add piece(x) to the output, or to some of its columns; by piece.added(output, x), if it has such a method."""
+
+    added: Any = getattr(piece, "added", None) if columns is None else None
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        if added is not None and len(inputs[0]) % runs == 0:
+            return added(per_run(result, runs), per_run(inputs[0], runs)).view(result.shape)
         update = _apply(piece, runs, inputs[0])
         if columns is not None:
             start, stop, groups = columns

@@ -21,6 +21,8 @@ def content_id(path: str, revision: str | None = None) -> str | None:
     if place.is_file():
         return _sha256(place)
     if place.is_dir():
+        if place.parent == dequantised_folders():  # named after the file that it was made from
+            return place.name
         files = sorted(f for f in place.rglob("*") if f.suffix in RELEVANT and f.name not in IGNORED and f.is_file())
         listed = [f"{file.relative_to(place).as_posix()} {_sha256(file)}" for file in files]
         return hashlib.sha256("\n".join(listed).encode()).hexdigest()
@@ -51,7 +53,7 @@ def _sha256(file: Path) -> str:
 @lru_cache(maxsize=4096)
 def _sha256_of(file: str, size: int, changed: int) -> str:
     """The hash of a file in this state; that of a large one is kept, since reading 40 GB takes minutes."""
-    kept = _cache_folder() / hashlib.sha256(f"{file} {size} {changed}".encode()).hexdigest()
+    kept = cache_folder() / "sha256" / hashlib.sha256(f"{file} {size} {changed}".encode()).hexdigest()
     if size >= LARGE and kept.is_file():
         return kept.read_text()
     with open(file, "rb") as opened:
@@ -65,5 +67,11 @@ def _sha256_of(file: str, size: int, changed: int) -> str:
     return found
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adaptbench" / "sha256"
+def cache_folder() -> Path:
+    """This program's cache of the user, as the XDG specification says."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adaptbench"
+
+
+def dequantised_folders() -> Path:
+    """Where models made from GGUF files are kept (`models/gguf.py`)."""
+    return cache_folder() / "gguf"

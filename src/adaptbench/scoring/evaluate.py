@@ -1,5 +1,6 @@
 """Put every evaluation prompt to an adapted model, for all its runs."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.limits import PassSize, smaller
 from adaptbench.scoring.shared_context import shared_context
+
+CPU_TOKENS = 8192  # larger passes are no faster there, and take memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def evaluate(
     batch_size: int,
     progress: bool = False,
     run_readings: Sequence[list[Reading]] | None = None,
+    tokens: int | None = None,
 ) -> list[list[Any]]:
     """Answers of each run (outer list), in the order of `prompts`.
 
@@ -85,12 +89,15 @@ def evaluate(
     Args:
         batch_size: most rows in a pass, over all runs that share it; fewer, or some of their choices at a time, where
             the logits would take more than `model.logits_limit` or memory runs out (which the adaptation's log counts).
-        read: each run's readings, where they are known already.
+        run_readings: each run's readings, where they are known already.
+        tokens: most tokens in a pass, padding included; None is `CPU_TOKENS` on a CPU, and no bound elsewhere.
     """
     runs = len(adaptation.seeds)
     if run_readings is None:
         run_readings = all_readings(adaptation, prompts)
-    ask = _Passes(adaptation, batch_size, progress)
+    if tokens is None and adaptation.backbone.device.type == "cpu":
+        tokens = CPU_TOKENS
+    ask = _Passes(adaptation, batch_size, tokens or sys.maxsize, progress)
     with adaptation.attached():
         if adaptation.contexts is not None:
             return [_in_context(adaptation, prompts, run, run_readings[run], ask) for run in range(runs)]
@@ -149,6 +156,7 @@ class _Passes:
 
     adaptation: Adaptation
     batch_size: int
+    tokens: int
     progress: bool
 
     def __call__(self, encoded: Sequence[Encoded], runs: int, already_read: int = 0) -> list[list[Any]]:
@@ -162,7 +170,9 @@ class _Passes:
             while start < len(order):
                 indices = order[start : start + most.rows]
                 shape = task.shape_of([encoded[index] for index in indices])
-                size = task.pass_size(backbone, shape, runs).within(most)
+                row = shape.source + shape.choices * shape.target
+                few = PassSize(rows=max(1, self.tokens // max(1, row * runs)))
+                size = task.pass_size(backbone, shape, runs).within(most).within(few)
                 indices = indices[: size.rows]
                 rows = [encoded[index] for index in indices]
                 try:

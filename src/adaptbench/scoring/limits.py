@@ -54,6 +54,8 @@ def pass_size(backbone: Backbone, shape: Shape, runs: int = 1) -> PassSize:
 
 def _scored_positions(backbone: Backbone, shape: Shape) -> int:
     """Positions of a row whose logits are held (see scoring/rank.py)."""
+    if backbone.packs_choices and not backbone.is_encoder_decoder:
+        return 1 + shape.choices * (shape.target - 1)  # all choices begin at the same place
     if backbone.packs_choices or scores_targets_only(backbone):
         virtual = backbone.virtual_tokens_of_choice if backbone.is_encoder_decoder else 0
         return shape.choices * (shape.target + virtual)

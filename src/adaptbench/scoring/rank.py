@@ -5,6 +5,8 @@ neighbours, so the prompt (or, in an encoder-decoder, its cross-attention keys a
 not once per choice. The result equals scoring each choice alone.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -54,7 +56,7 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0) + batch.already_read
     after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
     positions = torch.cat([positions, after], dim=1)
-    with positions_known(positions):
+    with positions_known(positions), contiguous_at_head(backbone):
         logits = backbone.model(
             input_ids=torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1),
             attention_mask=_tree_mask(batch.source_mask, choices, length - 1),
@@ -62,9 +64,29 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
             logits_to_keep=extra + 1,
             use_cache=False,
         ).logits
-    first = _log_p(logits[:, :1, None].expand(-1, choices, -1, -1), batch.targets[..., :1])
+    first = _wide(logits[:, 0]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]  # one place for all choices
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
+
+
+@contextmanager
+def contiguous_at_head(backbone: Backbone) -> Iterator[None]:
+    """Inside, the head reads one matrix of all kept positions.
+
+    States (N, P, D) that were cut out of longer rows are not contiguous, and a product with such copies the head's
+    weight once for every row.
+    """
+
+    def gathered(_head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].contiguous(), *inputs[1:])
+
+    head = backbone.model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(gathered) if head is not None else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
@@ -166,6 +188,9 @@ def _tree_mask(source_mask: Tensor, choices: int, length: int) -> Tensor:
 
 def _log_p(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target: (N, C, T, V), (N, C, T) -> (N, C, T)."""
-    wide = logits.float() if logits.dtype.itemsize < 4 else logits
-    flat = cross_entropy(wide.flatten(0, 2), targets.flatten(), reduction="none")
+    flat = cross_entropy(_wide(logits).flatten(0, 2), targets.flatten(), reduction="none")
     return -flat.view(targets.shape)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype.itemsize < 4 else logits
