@@ -31,7 +31,7 @@ CONF = Path(__file__).parents[2] / "conf"
         (["seeds=[1,1]"], "expected one or more different integers"),
         (["seeds=[-1]"], "expected integers from 0"),
         (["norm=length"], "expected one of token, none, character, byte"),
-        (["model.dtype=fp32"], "expected one of float32, bfloat16, float16"),
+        (["model.dtype=fp32"], "expected one of auto, float32, bfloat16, float16"),
         (["recipe.losses=[lm,ul]"], "recipe.losses='ul'"),
         (["recipe.losses=[]"], "expected at least one"),
         (["recipe.optimizer=sgd"], "expected one of adafactor, adamw"),
@@ -43,7 +43,7 @@ CONF = Path(__file__).parents[2] / "conf"
         (["method.steps=0"], "method.steps=0: expected at least 1"),
         (["recipe.batch_size=0"], "recipe.batch_size=0"),
         (["template=fancy"], "not a template of dataset 'micro_rte'"),
-        (["dataset.source=ftp"], "expected microworld, files or hub"),
+        (["dataset.source=ftp"], "expected microworld, files, shipped or hub"),
         (["dataset.source=hub", "dataset.path=x/y", "dataset.train=t", "dataset.evaluation=e", "shots=1"], "shots"),
         (["dataset.source=files"], "'evaluation' must name a file"),
         (
@@ -88,7 +88,9 @@ def composed():
 @pytest.mark.parametrize("group", ["method", "model", "recipe", "tracking", "dataset"])
 def test_every_option_composes(composed, group):
     for option in options(group):
-        extra = ["model.path=x"] if option == "local" else []
+        extra = {"local": ["model.path=x"], "files_classification": ["dataset.classes=2"]}.get(option, [])
+        if option.startswith(("files_classification", "files_spans")):
+            extra.append("method=lora")  # a head has to be trained
         config = composed(f"{group}={option}", *extra)
         assert getattr(config, group).name == option
 

@@ -207,7 +207,7 @@ CASES: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
         ("dataset.labels={bad: -1, good: 0}",),
         "-1 is no index of a choice",
     ),
-    "unknown operation": ({}, ("dataset.operations=[polish]",), "expected one of hellaswag"),
+    "unknown operation": ({}, ("dataset.operations=[polish]",), "expected one of ag_news, hellaswag"),
     "operation on other rows": ({}, ("dataset.operations=[hellaswag]",), "does not fit the row"),
     "no losses left": (
         {},
@@ -258,7 +258,7 @@ def test_malformed_input_is_one_clear_line(call, capsys, monkeypatch, case):
         raise AssertionError("a model was loaded")
 
     if case != "float16 T5":  # known once the model's configuration is read, before its weights
-        monkeypatch.setattr("adaptbench.runner.load", forbidden)
+        monkeypatch.setattr("adaptbench.tasks.base.TaskType.load", forbidden)
     assert run(call, files, arguments) == 2
     assert says in one_line(capsys)
     assert not list(Path("outputs").rglob("records/*.json"))

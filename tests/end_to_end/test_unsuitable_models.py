@@ -42,7 +42,7 @@ def test_a_method_that_a_model_cannot_have_is_one_line(call, capsys, monkeypatch
     def forbidden(*_, **__):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("adaptbench.runner.load", forbidden)
+    monkeypatch.setattr("adaptbench.tasks.base.TaskType.load", forbidden)
     common = ("model=local", f"model.path={folders[kind]}", "dataset=micro_rte", "seeds=[0]", "progress=false")
     assert call(*common, f"method={method}") == 2
     captured = capsys.readouterr()

@@ -88,7 +88,7 @@ def test_every_type_that_runs_is_trained(backbones, kind, model):
 def test_counting_on_the_real_model_equals_counting_without_storage(backbones, kind, model):
     shape, counts = Shape(2, 9, 3, 4), []
     for backbone in (backbones[model].on_meta(), backbones[model]):
-        run = MetaRun(method(kind).prepare(backbone, (0,)), recipe())
+        run = MetaRun(method(kind).prepare(backbone, (0,)), recipe(), backbone)
         steps = count(lambda run=run: run.forward_backward(shape)), count(lambda run=run: run.predict(shape))
         counts.append((*steps, train_memory(run, shape)))
     assert counts[0] == counts[1]
