@@ -6,8 +6,8 @@ import sys
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from adaptbench import preflight, runner
-from experiments import capability, cells, pretrain
+from adaptbench import preflight
+from experiments import capability, pretrain
 from tests.end_to_end.test_runs import records
 
 SMALL = ("method=zero_shot", "dataset=micro_cb", "limit=4", "seeds=[0]", "progress=false")
@@ -18,8 +18,8 @@ def no_model(monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(runner, "load", loaded)
-    monkeypatch.setattr(cells, "run_in_parallel", loaded)
+    monkeypatch.setattr("adaptbench.tasks.base.TaskType.load", loaded)
+    monkeypatch.setattr("adaptbench.launch.sweep.run_in_parallel", loaded)
 
 
 def one_line(capsys) -> str:
