@@ -44,6 +44,7 @@ STYLES = {
     "zero_shot": MethodStyle("Zero-shot", "#7F8794", "o", "zero_shot"),
     "icl": MethodStyle("ICL", "#A0408F", ">", "icl", size=1.1),
     "icl_cached": MethodStyle("ICL, cached", "#A0408F", "v", "icl"),
+    "icl_tuned": MethodStyle("In-context tuning", "#B5651D", "H", size=1.1),
     "icl_ensemble": MethodStyle("Ensemble ICL", "#A0408F", "<", "icl", size=1.1),
 }
 # Methods that only the ablations compare (analysis/ablations.py); the main tables leave them out.

@@ -218,6 +218,8 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
         whole["dataset"]["without_losses"] = []
     if not config.method.needs_shots:  # and one that looks at no shots, however they are drawn
         whole["dataset"]["sampling"] = DatasetConfig.sampling
+    if config.forgetting and not config.method.keeps_weights:
+        whole["forgetting"] = True  # a record without this measure does not answer the question
     return {**whole, "shots": shots, "limit": rows}
 
 

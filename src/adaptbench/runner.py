@@ -22,6 +22,7 @@ from adaptbench.preflight import check_output, preflight
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import all_readings, evaluate
+from adaptbench.scoring.forgetting import forgetting
 from adaptbench.scoring.scores import by_template, chance, headline, items, scores, signatures
 from adaptbench.tasks import Answer
 from adaptbench.tracking import tracker
@@ -88,6 +89,9 @@ def _run_group(cell: PreparedCell, group: list[int], store: RunStore) -> list[Ru
         adaptation, cell.prompts, config.eval_batch_size, config.progress, read, tokens=config.eval_batch_tokens
     )
     evaluated = time.perf_counter()
+    forgotten: list[float | None] = [None] * len(group)
+    if config.forgetting:
+        forgotten = forgetting(adaptation, backbone, config.model.path, config.eval_batch_size)
 
     shared = {
         "seconds.adapt": (adapted - begun) / len(group),
@@ -106,6 +110,7 @@ def _run_group(cell: PreparedCell, group: list[int], store: RunStore) -> list[Ru
         bill = ledger.bill(adaptation, index, read[index], answers[index])
         truncated = len({reading.prompt for reading in read[index] if reading.encoded.truncated})
         values = _record(cell, run, adaptation, index, answers[index], bill, truncated)
+        values["forgetting.nats_per_token"] = forgotten[index]
         values["storage.bytes"] = _store_adapter(cell, adaptation, index, run, store)
         store.write_predictions(cell.run_ids[run], cell.task.type.table(answers[index]))
         records.append(RunRecord({**values, **shared, "provenance.finished": now()}))

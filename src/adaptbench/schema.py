@@ -180,6 +180,8 @@ class Config:
     """Length normalisation of choice scores: token, none, character, byte."""
     eval_batch_size: int = 128
     eval_batch_tokens: int | None = None
+    forgetting: bool = False
+    """Also measure how much worse the tuned model continues general text (`scoring/forgetting.py`)."""
     device: str = "auto"
     output: str = MISSING
     keep_adapters: bool = True

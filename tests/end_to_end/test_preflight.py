@@ -6,7 +6,7 @@ import sys
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from adaptbench import preflight
+from adaptbench import preflight, runner
 from experiments import capability, pretrain
 from tests.end_to_end.test_runs import records
 

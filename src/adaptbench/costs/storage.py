@@ -15,15 +15,11 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 def stored_bytes(method: Method, adaptation: Adaptation, context: int) -> int:
     """Size of all files one run stores; `context` is how many demonstration tokens an in-context method keeps."""
     tensors, metadata = method.stored_tensors(adaptation)
-    if adaptation.contexts is not None:
-        own = NPY_HEADER + 4 * context
-    elif tensors:
-        own = safetensors_bytes(tensors, metadata)
-    elif adaptation.backbone.head is not None:
-        own = 0
-    else:
-        return 0
     head = adaptation.backbone.head
+    if adaptation.contexts is None and not tensors and head is None:
+        return 0
+    own = NPY_HEADER + 4 * context if adaptation.contexts is not None else 0
+    own += safetensors_bytes(tensors, metadata) if tensors else 0
     own += safetensors_bytes(head.state_of(0)) if head is not None else 0
     return own + len(method.settings(adaptation).encode())
 

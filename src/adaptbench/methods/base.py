@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.data.templates import Prompt
 from adaptbench.methods.contexts import Contexts, ReadingPlan
 from adaptbench.methods.norms import train_norms
 from adaptbench.models.anatomy import Anatomy
@@ -119,7 +120,7 @@ class Adaptation:
             self.delta.save(folder, run)
         elif self.tuned:
             save_model(self.backbone.model, str(folder / "model.safetensors"))
-        elif self.contexts is not None:
+        if self.contexts is not None:
             self.contexts[run].save(folder / "demonstrations.npy")
         if self.backbone.head is not None:
             self.backbone.head.save(folder, run, "head")
@@ -134,6 +135,7 @@ class Method:
     needs_shots: ClassVar[bool] = True
     restores: ClassVar[bool] = False  # what a run has stored can be loaded again
     searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
+    keeps_weights: ClassVar[bool] = False  # the model computes as before; nothing is trained
     merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
     source: ClassVar[str] = ""
 
@@ -267,8 +269,13 @@ class TrainedMethod(Method):
         recipe: RecipeConfig,
         template: str,
         progress: bool,
+        before: Sequence[Callable[[int, Prompt], str]] | None = None,
     ) -> Adaptation:
-        """Follow the gradients from a prepared adaptation, and fold away what only helped to train it."""
+        """Follow the gradients from a prepared adaptation, and fold away what only helped to train it.
+
+        Args:
+            before: for each run, the demonstrations that stand before the prompt of a shot (its index); none if None.
+        """
         if self.losses is not None:
             recipe = replace(recipe, losses=self.losses)
         with adaptation.attached():
@@ -284,6 +291,7 @@ class TrainedMethod(Method):
                 run_axis=not adaptation.tuned,
                 template=template,
                 progress=progress,
+                before=before,
             )
         return adaptation.for_inference()
 

@@ -34,6 +34,7 @@ class InContextLearning(Method):
 
     attachment = "the prompt"
     source: ClassVar[str] = "arXiv 2005.14165"
+    keeps_weights: ClassVar[bool] = True
 
     separator: str = "\n\n"
     strategy: str = "concatenated"
@@ -87,10 +88,10 @@ class InContextLearning(Method):
         return self.neighbours is not None or self.order == "nearest_last"
 
     def plan(self, shots: int) -> ReadingPlan:
-        shown = min(shots, self.neighbours or shots)
+        count = min(shots, self.neighbours or shots)
         return ReadingPlan(
-            demonstrations=1 if self.each_alone else shown,
-            contexts=shown if self.each_alone else 1,
+            demonstrations=1 if self.each_alone else count,
+            contexts=count if self.each_alone else 1,
             budget=self.budget,
             shareable=not self.by_prompt,
             shared=self.cached,
@@ -121,10 +122,10 @@ class InContextLearning(Method):
         self.check_model(backbone)
         adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets]).to_task(task.type)
         room = room_for(backbone, task.type, evaluation_prompts(task, template), self.budget)
-        adaptation.contexts = [self._contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
+        adaptation.contexts = [self.contexts(backbone, task, few_shot, template, room) for few_shot in few_shot_sets]
         return adaptation
 
-    def _contexts(
+    def contexts(
         self, backbone: Backbone, task: TaskData, few_shot: FewShotSet, template: str, room: "Room"
     ) -> Contexts:
         """The contexts of one run, by the prompt's template or, with neighbours, by the prompt."""
@@ -132,21 +133,21 @@ class InContextLearning(Method):
         names = [candidate.name for candidate in task.templates] if template in DRAWN else [template]
         examples = self._ordered(few_shot)
         drawn = [render(task, example, "random" if template in DRAWN else template, rng) for example in examples]
-        shown = {
-            name: drawn if self.demonstration_template == "random" else [_shown(task, e, name, rng) for e in examples]
+        phrased = {
+            name: drawn if self.demonstration_template == "random" else [shown(task, e, name, rng) for e in examples]
             for name in names
         }
-        assemble = self._assembler(backbone, room)
-        fixed = {name: assemble(prompts) for name, prompts in shown.items()}
+        assemble = self.assembler(backbone, room)
+        fixed = {name: assemble(prompts) for name, prompts in phrased.items()}
 
         def find(prompt: Prompt) -> tuple[Context, ...]:
             if not self.by_prompt:
                 return fixed[prompt.template][0]
-            prompts = shown[prompt.template]
+            prompts = phrased[prompt.template]
             order = nearest(prompt.input, [shot.input for shot in prompts])[: self.neighbours]
             return assemble([prompts[index] for index in reversed(order)])[0]
 
-        kept = [self._text(prompt) for prompt in shown[names[0]]] if self.by_prompt else fixed[names[0]][0]
+        kept = [self._text(prompt) for prompt in phrased[names[0]]] if self.by_prompt else fixed[names[0]][0]
         start = () if self.by_prompt else marks(backbone.tokenizer).before
         return Contexts(
             find=find,
@@ -168,7 +169,7 @@ class InContextLearning(Method):
             ]
         return examples
 
-    def _assembler(
+    def assembler(
         self, backbone: Backbone, room: "Room"
     ) -> Callable[[Sequence[Prompt]], tuple[tuple[Context, ...], int]]:
         """From demonstrations to contexts, and how many demonstrations they hold."""
@@ -234,7 +235,7 @@ def last_that_fit(lengths: Sequence[int], room: int) -> int:
     return sum(total <= room for total in accumulate(reversed(lengths)))
 
 
-def _shown(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
+def shown(task: TaskData, example: Example, template: str, rng: np.random.Generator) -> Prompt:
     """A demonstration in this template, or in another where this one is not meant for the row."""
     try:
         return render(task, example, template, rng)

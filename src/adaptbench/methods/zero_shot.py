@@ -14,6 +14,7 @@ class ZeroShot(Method):
 
     formula = "p(y | x)"
     needs_shots = False
+    keeps_weights = True
     source = "arXiv 2110.08207"
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:

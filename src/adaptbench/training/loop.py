@@ -1,7 +1,8 @@
 """The few-shot training loop: R runs, one forward and backward through the shared model per step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from adaptbench.data.batching import Encoded, Shape
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
+from adaptbench.data.templates import Prompt
 from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize, smaller
@@ -44,15 +46,20 @@ def train(
     run_axis: bool = True,
     template: str = "random",
     progress: bool = False,
+    before: Sequence[Callable[[int, Prompt], str]] | None = None,
 ) -> TrainingLog:
     """Train `parameters` (leading axis: runs) on the few-shot sets; the model must compute with them already.
+
+    Args:
+        before: for each run, what the prompt of a shot (its index) is read after; nothing if None.
 
     A run whose loss or gradient is no longer finite stops there and is reported; the others go on untouched.
     """
     runs = len(few_shot_sets)
+    contexts = list(before) if before is not None else [None] * runs
     streams = [
-        TrainingStream(task, few_shot, template, recipe.batch_size, lambda prompt: task.type.encode(backbone, prompt))
-        for few_shot in few_shot_sets
+        TrainingStream(task, few_shot, template, recipe.batch_size, partial(task.type.encode, backbone), context)
+        for few_shot, context in zip(few_shot_sets, contexts, strict=True)
     ]
     update = Adafactor(scale_parameter) if recipe.optimizer == "adafactor" else AdamW()
     optimizer = RunOptimizer(parameters, update, runs, run_axis)

@@ -25,13 +25,19 @@ class TrainingStream:
         few_shot: FewShotSet,
         template: str,
         batch_size: int,
-        encode: Callable[[Prompt], Encoded],
+        encode: Callable[..., Encoded],
+        context: Callable[[int, Prompt], str] | None = None,
     ):
+        """Args:
+        encode: a prompt, and what it is read after, if anything.
+        context: what the prompt of a shot (its index) is read after, drawn anew each time.
+        """
         self._task = task
         self._examples: Sequence[Example] = few_shot.examples
         self._template = template
         self._batch_size = batch_size
         self._encode = encode
+        self._context = context
         self._rng = np.random.default_rng((few_shot.seed, ORDER_STREAM))
         self._waiting: list[int] = []
         self._encoded: dict[tuple[int, str], Encoded] = {}
@@ -44,6 +50,8 @@ class TrainingStream:
 
     def _next(self, index: int) -> Encoded:
         prompt = render(self._task, self._examples[index], self._template, self._rng)
+        if self._context is not None:
+            return self._encode(prompt, self._context(index, prompt))
         key = (index, prompt.template)
         if key not in self._encoded:
             self._encoded[key] = self._encode(prompt)
