@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from adaptbench.data.labels import label_mapping, shown_names
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
+from adaptbench.methods.base import TrainedMethod
 from adaptbench.metrics import get, metrics_for
 from adaptbench.metrics.normalisation import NORMS
 from adaptbench.models.backbone import pick_device
@@ -87,6 +88,8 @@ def check(config: Config) -> Config:
     task = task_type(config.dataset)
     _fit_metric(config, task)
     config.method.check()
+    if isinstance(config.method, TrainedMethod):
+        config.method.check_selection()
     if not task.demonstrates and getattr(config.method, "steps", None) is None:
         raise InputError(
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head that has to be trained, "
@@ -213,6 +216,8 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
     if whole["model"]["weights"] is None:
         whole["model"]["path"] = config.model.path  # nothing better is known of it
     whole["method"].pop("pretrained", None)
+    if whole["method"].get("select") == "none":
+        del whole["method"]["select"], whole["method"]["candidates"]
     if getattr(config.method, "steps", None) is None:  # a method that does not train is the same under every recipe
         whole.pop("recipe")
         whole["dataset"]["without_losses"] = []

@@ -189,6 +189,7 @@ def _record(
         "provenance.halvings": adaptation.log.halvings,
         "provenance.slices": adaptation.log.slices,
         "provenance.signatures": signatures(task, answers),
+        "provenance.selected": adaptation.log.selected[index] if adaptation.log.selected else None,
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
 

@@ -95,7 +95,7 @@ def test_what_is_stored_is_what_is_counted(backbones: dict[str, Backbone], tmp_p
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"delta_method": "full_ft"}, "method.delta_method='full_ft'"), ({"demonstrations": 0}, "method.demonstrations=0")],
+    [({"delta_method": "full_ft"}, "delta_method='full_ft'"), ({"demonstrations": 0}, "method.demonstrations=0")],
 )
 def test_bad_settings(settings, says):
     with pytest.raises(InputError, match=says):

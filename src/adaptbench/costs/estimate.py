@@ -88,10 +88,15 @@ def report(estimates: Sequence[Estimate]) -> str:
 
 def _training(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pricer) -> int:
     """FLOPs of one run's steps: batches as wide as the widest of a batch usually is."""
-    steps, size = getattr(cell.config.method, "steps", 0), cell.config.recipe.batch_size
+    steps, size = getattr(cell.config.method, "all_steps", 0), cell.config.recipe.batch_size
     if not steps:
         return 0
     shapes = [_shape(cell, prompt, tokens, limit, prices.backbone, training=True) for prompt in _few_shot_prompts(cell)]
+    plan = cell.config.method.plan(len(cell.few_shot_sets[0].examples))
+    if plan.demonstrations:  # it trains on prompts that hold some
+        room = limit - max(shape.source + shape.target for shape in shapes)
+        before = _context(cell, cell.prompts[0].template, plan, tokens, room)
+        shapes = [replace(shape, source=min(limit, before + shape.source)) for shape in shapes]
     rng = np.random.default_rng(0)
     drawn = [[shapes[index] for index in rng.integers(len(shapes), size=size)] for _ in range(64)]
     mean = np.mean([prices.train(_padded(batch)) for batch in drawn])

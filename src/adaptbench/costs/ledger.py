@@ -65,6 +65,7 @@ class CostLedger:
             answers: to the prompts, where their own length costs something.
         """
         prices, steps = self._prices, adaptation.log.shapes[run] if adaptation.log.shapes else []
+        read = adaptation.log.predicted[run] if adaptation.log.predicted else []
         free = {
             (reading.context, reading.encoded.source, reading.encoded.choices): reading
             for reading in readings
@@ -76,10 +77,13 @@ class CostLedger:
         predictions = len({reading.prompt for reading in readings})
         return Bill(
             flops_adapt=total(prices.train, steps)
+            + total(prices.predict, read)
             + sum(map(prices.read_once, contexts.values()))
             + total(self._after, calibration),
             flops_adapt_paper=prices.adapt_by_paper(sum(map(_tokens, steps)))
-            + prices.predict_by_paper(sum(contexts.values()) + sum(_tokens(shape) for shape, _ in calibration)),
+            + prices.predict_by_paper(
+                sum(map(_tokens, read)) + sum(contexts.values()) + sum(_tokens(shape) for shape, _ in calibration)
+            ),
             flops_predict=total(self._after, singles) / predictions,
             flops_predict_paper=prices.predict_by_paper(sum(_tokens(shape) for shape, _ in singles) / predictions),
             memory_adapt=prices.train_memory(_largest(steps)) if steps else None,

@@ -132,8 +132,8 @@ class PlannedCell:
         return self.shots if self.method.searches else 0
 
     def batch(self) -> Shape:
-        """A training batch."""
-        return self.lengths.shape(self.recipe.batch_size, self.virtual)
+        """A training batch, with the demonstrations that a method trains on, if it does."""
+        return self.lengths.shape(self.recipe.batch_size, self.context + self.virtual)
 
     @property
     def tokens(self) -> int:
@@ -148,7 +148,7 @@ class PlannedCell:
 
     @property
     def steps(self) -> int:
-        return getattr(self.method, "steps", 0) if self.run.adaptation.parameters else 0
+        return getattr(self.method, "all_steps", 0) if self.run.adaptation.parameters else 0
 
 
 def spent(cell: PlannedCell) -> Spent:
@@ -175,7 +175,7 @@ def spent(cell: PlannedCell) -> Spent:
         batch_size=rows if steps else 0,
         adapt=Flops(
             steps * step + cell.searched * search,
-            prices.adapt_by_paper((steps * rows + cell.searched) * (lengths.prompt + cell.virtual)),
+            prices.adapt_by_paper((steps * rows + cell.searched) * (lengths.prompt + cell.context + cell.virtual)),
         )
         + predict * cell.plan.content_free
         + (once if cell.plan.shared and once else Flops(0, 0)),

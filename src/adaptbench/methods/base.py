@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -15,11 +16,14 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from adaptbench.data.batching import Encoded
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.data.templates import Prompt
+from adaptbench.errors import InputError
 from adaptbench.methods.contexts import Contexts, ReadingPlan
 from adaptbench.methods.norms import train_norms
+from adaptbench.methods.selection import PARTS, Trial, log_loss, prequential
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import Delta
@@ -237,6 +241,8 @@ class Method:
     def settings(self, adaptation: Adaptation) -> str:
         """What is stored beside the parameters: the method's own numbers and the base model's name."""
         settings = {"kind": self.kind, **asdict(self), "base_model": adaptation.backbone.name}
+        for name in ("select", "candidates"):  # how a rate was found serves nobody
+            settings.pop(name, None)
         return json.dumps(settings, indent=1, sort_keys=True)
 
 
@@ -248,6 +254,29 @@ class TrainedMethod(Method):
     learning_rate: float = 3e-3
     scale_parameter: bool = True  # Adafactor: step relative to the parameter's own size
     losses: list[str] | None = None  # instead of the recipe's
+    select: str = "none"
+    """prequential: the learning rate is chosen among `candidates` by how well it predicts the shots it has not seen."""
+    candidates: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    """Factors of the learning rate."""
+
+    @property
+    def all_steps(self) -> int:
+        """Training steps of a run, those of every candidate included."""
+        trainings = 1 if self.select == "none" else 1 + PARTS * len(self.candidates)
+        return trainings * self.steps
+
+    def check_selection(self) -> None:
+        """Find fault with `select`.
+
+        Raises:
+            InputError: names the setting.
+        """
+        if self.select not in ("none", "prequential"):
+            raise InputError(f"method.select={self.select!r}: expected none or prequential")
+        if self.select != "none" and type(self).adapt is not TrainedMethod.adapt:
+            raise InputError(f"method.select={self.select}: {self.kind} trains in a way of its own, expected none")
+        if not self.candidates or not all(0 < factor < float("inf") for factor in self.candidates):
+            raise InputError(f"method.candidates={self.candidates}: expected positive numbers")
 
     def adapt(
         self,
@@ -258,8 +287,26 @@ class TrainedMethod(Method):
         template: str = "random",
         progress: bool = False,
     ) -> Adaptation:
-        adaptation = self.prepare(backbone, [few_shot.seed for few_shot in few_shot_sets]).to_task(task.type)
-        return self.train(adaptation, task, few_shot_sets, recipe, template, progress)
+        def trained(shots: Sequence[FewShotSet], rates: float | Sequence[float]) -> Adaptation:
+            adaptation = self.prepare(backbone, [few_shot.seed for few_shot in shots]).to_task(task.type)
+            return self.train(adaptation, task, shots, recipe, template, progress, rates=rates)
+
+        if self.select == "none":
+            return trained(few_shot_sets, self.learning_rate)
+
+        def train_on(shots: Sequence[FewShotSet], rate: float) -> Trial:
+            adaptation = trained(shots, rate)
+            return Trial(adaptation.backbone, adaptation.log, partial(_log_losses, adaptation))
+
+        candidates = [self.learning_rate * factor for factor in self.candidates]
+        found = prequential(candidates, train_on, task, few_shot_sets, template, recipe.batch_size)
+        adaptation = trained(few_shot_sets, found.rates)
+        log = adaptation.log
+        log.shapes = [[*before, *own] for before, own in zip(found.trained, log.shapes, strict=True)]
+        log.predicted = found.predicted
+        log.nats = [{rate: nats[run] for rate, nats in found.nats.items()} for run in range(len(found.rates))]
+        log.selected = [{"learning_rate": rate} for rate in found.rates]
+        return adaptation
 
     def train(
         self,
@@ -270,11 +317,13 @@ class TrainedMethod(Method):
         template: str,
         progress: bool,
         before: Sequence[Callable[[int, Prompt], str]] | None = None,
+        rates: float | Sequence[float] | None = None,
     ) -> Adaptation:
         """Follow the gradients from a prepared adaptation, and fold away what only helped to train it.
 
         Args:
             before: for each run, the demonstrations that stand before the prompt of a shot (its index); none if None.
+            rates: learning rates in place of the method's own, of all runs or of each.
         """
         if self.losses is not None:
             recipe = replace(recipe, losses=self.losses)
@@ -286,7 +335,7 @@ class TrainedMethod(Method):
                 few_shot_sets,
                 recipe,
                 steps=self.steps,
-                learning_rate=self.learning_rate,
+                learning_rate=self.learning_rate if rates is None else rates,
                 scale_parameter=self.scale_parameter,
                 run_axis=not adaptation.tuned,
                 template=template,
@@ -294,6 +343,21 @@ class TrainedMethod(Method):
                 before=before,
             )
         return adaptation.for_inference()
+
+
+@torch.no_grad()
+def _log_losses(adaptation: Adaptation, batches: Sequence[Sequence[Encoded]]) -> Tensor:
+    """(R,) mean log-losses of a batch for each run, in passes as large as memory allows."""
+    task, backbone, runs, rows = adaptation.task, adaptation.backbone, len(batches), len(batches[0])
+    shape = replace(task.shape_of([row for batch in batches for row in batch]), rows=rows)
+    size, total = task.pass_size(backbone, shape, runs), torch.zeros(runs, device=backbone.device)
+    with adaptation.attached():
+        for start in range(0, rows, size.rows):
+            part = [row for batch in batches for row in batch[start : start + size.rows]]
+            collated = task.collate(part, backbone)
+            losses = task.run_losses(log_loss(task), task.forward(backbone, collated, size), collated, runs)
+            total += losses * (len(part) // runs / rows)
+    return total
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ class TrainingLog:
     trained_parameters: int | None = None  # of one run, while it trained
     halvings: int = 0  # how often memory ran out, and a pass was repeated with half its rows, or of its row's choices
     most: PassSize = field(default_factory=PassSize)  # the largest pass of a step, since memory last ran out
+    predicted: list[list[Shape]] = field(default_factory=list)  # R lists of batches that were only read, to select
+    selected: list[dict[str, float]] = field(default_factory=list)  # of every run, the hyper-parameters chosen on shots
+    nats: list[dict[float, float]] = field(default_factory=list)  # and of every candidate its log-loss on shots
     slices: int = 1  # in how many passes the choices of a row were read, at most
 
 
@@ -41,7 +44,7 @@ def train(
     recipe: RecipeConfig,
     *,
     steps: int,
-    learning_rate: float,
+    learning_rate: float | Sequence[float],
     scale_parameter: bool = True,
     run_axis: bool = True,
     template: str = "random",
@@ -51,11 +54,13 @@ def train(
     """Train `parameters` (leading axis: runs) on the few-shot sets; the model must compute with them already.
 
     Args:
+        learning_rate: of all runs, or of each.
         before: for each run, what the prompt of a shot (its index) is read after; nothing if None.
 
     A run whose loss or gradient is no longer finite stops there and is reported; the others go on untouched.
     """
     runs = len(few_shot_sets)
+    rates = [learning_rate] * runs if isinstance(learning_rate, float) else list(learning_rate)
     contexts = list(before) if before is not None else [None] * runs
     streams = [
         TrainingStream(task, few_shot, template, recipe.batch_size, partial(task.type.encode, backbone), context)
@@ -74,7 +79,7 @@ def train(
             log.shapes[run].append(task.type.shape_of(rows))
         losses = accumulate(task.type, backbone, batches, recipe.losses, optimizer, log)
         factor = linear_schedule(step, steps, recipe.warmup_fraction)
-        still_alive = optimizer.step(learning_rate * factor, recipe.clip_norm, alive & losses.isfinite())
+        still_alive = optimizer.step([rate * factor for rate in rates], recipe.clip_norm, alive & losses.isfinite())
         for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
             log.failures[run] = f"loss {losses[run].item()} or its gradient is not finite at step {step + 1}"
         alive = still_alive

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-Update = Callable[[Tensor, Tensor, dict[str, Tensor], int, float], Tensor]
+Update = Callable[[Tensor, Tensor, dict[str, Tensor], int, Tensor], Tensor]  # value, gradient, state, step, rates
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Adafactor:
     smallest_scale: float = 1e-3
     clip_threshold: float = 1.0
 
-    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: float) -> Tensor:
+    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: Tensor) -> Tensor:
         decay = 1.0 - step**self.decay_rate
         square = grad.square() + self.epsilon
         if grad.dim() >= 3:
@@ -53,7 +53,7 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: float) -> Tensor:
+    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: Tensor) -> Tensor:
         mean = _moving_mean(state, "mean", grad, self.beta1) / (1 - self.beta1**step)
         square = _moving_mean(state, "square", grad.square(), self.beta2) / (1 - self.beta2**step)
         return lr * (mean / (square.sqrt() + self.epsilon) + self.weight_decay * value)
@@ -117,10 +117,11 @@ class RunOptimizer:
         ]
         return torch.stack(squares).sum(0).sqrt()
 
-    def step(self, lr: float, clip_norm: float, alive: Tensor) -> Tensor:
+    def step(self, lr: float | Sequence[float], clip_norm: float, alive: Tensor) -> Tensor:
         """Clip each run's gradient to `clip_norm` and update the runs that are alive.
 
         Args:
+            lr: the learning rate, of all runs or of each.
             alive: (R,) False for a run that has failed; its parameters no longer move.
 
         Returns:
@@ -135,7 +136,8 @@ class RunOptimizer:
             per_row = factor.repeat(buffer.count).view(shape)
             moving = alive.repeat(buffer.count).view(shape)
             grad = torch.where(moving, _wide(buffer.grad) * per_row, 0.0)
-            change = self._update(buffer.value, grad, buffer.state, self._step, lr)
+            rates = buffer.value.new_tensor(lr).expand(self.runs).repeat(buffer.count).view(shape)
+            change = self._update(buffer.value, grad, buffer.state, self._step, rates)
             buffer.value.sub_(torch.where(moving, change, 0.0))
             if buffer.served is not None:
                 buffer.served.copy_(buffer.value)
