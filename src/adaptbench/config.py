@@ -95,6 +95,10 @@ def check(config: Config) -> Config:
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head that has to be trained, "
             "expected a method that trains"
         )
+    if not task.demonstrates and config.method.plan(1).demonstrations:
+        raise InputError(
+            f"method={config.method.name}: dataset.task={task.kind} is answered by a head, which reads no demonstrations"
+        )
     _fit_losses(config, task)
     return config
 

@@ -48,6 +48,6 @@ def test_an_unknown_option_is_one_line(monkeypatch, capsys, argument):
 def test_every_arm_is_asked_of_every_task():
     cells = capability.cells(limit=3, output="x")
     assert len(cells) == 13 * 11
-    assert {cell.limit for cell in cells} == {3}
-    plenty = [cell for cell in cells if cell.method.name == "full_ft_2000"]
-    assert {(cell.shots, cell.method.steps) for cell in plenty} == {(2000, 125)}
+    assert {cell.config.limit for cell in cells} == {3}
+    plenty = [cell for cell in cells if cell.config.method.name == "full_ft_2000"]
+    assert {(cell.config.shots, cell.config.method.steps) for cell in plenty} == {(2000, 125)}

@@ -78,7 +78,7 @@ def test_another_value_in_the_environment_is_composed_anew(composer, tmp_path, m
 
 def test_a_damaged_file_is_composed_again(composer):
     compose_all(CELLS, composer, [Path(CONF)], [])
-    (kept,) = cache_folder().glob("*.pickle")
+    (kept,) = (cache_folder() / "composed").glob("*.pickle")
     kept.write_bytes(b"no pickle")
     assert len(compose_all(CELLS, composer, [Path(CONF)], [])) == 2
     assert composer.calls == 4
@@ -94,4 +94,4 @@ def test_old_sweeps_are_dropped(composer, monkeypatch):
     monkeypatch.setattr(compositions, "KEPT", 2)
     for limit in range(1, 5):
         compose_all([[f"limit={limit}"]], composer, [Path(CONF)], [])
-    assert len(list(cache_folder().glob("*.pickle"))) == 2
+    assert len(list((cache_folder() / "composed").glob("*.pickle"))) == 2

@@ -17,7 +17,7 @@ SETTINGS = {
     "unipelt": {"reduction": 4, "rank": 2, "virtual_tokens": 3},
     "unipelt_pt": {"reduction": 4, "rank": 2, "virtual_tokens": 3, "prompt_tokens": 2},
 }
-KINDS = {kind for kind, method in METHODS.items() if issubclass(method, PeftMethod)}
+KINDS = {kind for kind, method in METHODS.items() if issubclass(method, PeftMethod) and method.fuses}
 VARIANTS = {
     name: METHODS[next(kind for kind in sorted(KINDS, key=len, reverse=True) if name.startswith(kind))](
         name=name, **SETTINGS.get(name, {})

@@ -79,7 +79,7 @@ def test_logits_and_gradients_agree_with_hugging_face_peft(architecture, kind):
     with delta.attached(model):
         logits = model(**inputs).logits
         logits.square().mean().backward()
-    assert (logits - expected).abs().max() < 1e-5
+    assert (logits - expected).abs().max() < 2e-6 * expected.abs().max().clamp(min=5)
     for name, parameter in trained.items():
         ours, shaped = counterpart(delta, kind, name)
         assert (ours.grad[0] - shaped(parameter.grad)).abs().max() < 1e-5, name
@@ -102,7 +102,7 @@ def test_decoder_prefixes_agree_with_hugging_face_peft(architecture):
     with delta.attached(model):
         logits = model(input_ids=ids, position_ids=torch.arange(tokens, tokens + ids.shape[1])[None]).logits
         logits.square().mean().backward()
-    assert (logits - expected).abs().max() < 1e-5
+    assert (logits - expected).abs().max() < 2e-6 * expected.abs().max().clamp(min=5)
     ours = torch.cat([state.grad[0].transpose(0, 1).flatten(1) for state in states], 1)
     assert (ours - weights.grad).abs().max() < 1e-5
 

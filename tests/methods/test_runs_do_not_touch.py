@@ -158,7 +158,7 @@ def test_every_trainable_parameter_learns(backbones, architecture, variant):
     )
     for run in range(2):
         for name, value in end.delta.state_of(run).items():
-            if name.endswith(".seed"):
+            if name.endswith(".seed") or name.endswith(".k.bias"):  # softmax ignores a bias of keys
                 continue
             share = (value != start.delta.state_of(run)[name]).float().mean().item()
             assert share > (0.4 if variant.startswith(("adapter", "compacter", "unipelt")) else 0.97), (name, share)

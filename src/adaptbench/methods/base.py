@@ -33,6 +33,7 @@ from adaptbench.tasks.choices import Choices
 from adaptbench.training.loop import TrainingLog, train
 
 METHODS: dict[str, type["Method"]] = {}
+NOT_STORED = ("select", "candidates")  # how a learning rate was found: nobody who uses what it led to needs to know
 M = TypeVar("M", bound=type["Method"])
 
 
@@ -241,7 +242,7 @@ class Method:
     def settings(self, adaptation: Adaptation) -> str:
         """What is stored beside the parameters: the method's own numbers and the base model's name."""
         settings = {"kind": self.kind, **asdict(self), "base_model": adaptation.backbone.name}
-        for name in ("select", "candidates"):  # how a rate was found serves nobody
+        for name in NOT_STORED:
             settings.pop(name, None)
         return json.dumps(settings, indent=1, sort_keys=True)
 

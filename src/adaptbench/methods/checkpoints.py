@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from adaptbench.errors import InputError, one_line
-from adaptbench.methods.base import METHODS, Adaptation, Method
+from adaptbench.methods.base import METHODS, NOT_STORED, Adaptation, Method
 from adaptbench.methods.ia3 import IA3
 from adaptbench.methods.released import released_vectors
 from adaptbench.methods.tensor_files import check_tensors, listed, read_tensors, shown
@@ -72,8 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _method(method_class: type[Method], settings: Mapping[str, Any], folder: Path) -> Method:
-    """The method of stored settings: all of its own, none left to a default, and nothing else."""
-    own = {field.name for field in fields(method_class)}
+    """The method of stored settings: all that are stored of its own, none left to a default, and nothing else."""
+    own = {field.name for field in fields(method_class)} - set(NOT_STORED)
     stored = settings.keys() - {"kind", "base_model"}
     if unknown := stored - own:
         raise InputError(f"{folder}: {settings['kind']} has no setting {listed(unknown)}")

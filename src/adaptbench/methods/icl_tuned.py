@@ -69,6 +69,8 @@ class InContextTuning(PeftMethod):
         return method.build(anatomy, runs)
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+        if len(seeds) != 1:
+            raise ValueError("in-context tuning trains one run at a time")
         adaptation = super().prepare(backbone, seeds)
         adaptation.contexts = [Contexts(shared=self.cached) for _ in seeds]
         return adaptation
