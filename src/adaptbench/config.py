@@ -97,7 +97,7 @@ def check(config: Config) -> Config:
         )
     if not task.demonstrates and config.method.plan(1).demonstrations:
         raise InputError(
-            f"method={config.method.name}: dataset.task={task.kind} is answered by a head, which reads no demonstrations"
+            f"method={config.method.name}: dataset.task={task.kind} is answered by a head, and reads no demonstrations"
         )
     _fit_losses(config, task)
     return config
