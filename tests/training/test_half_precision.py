@@ -53,7 +53,7 @@ def test_the_loss_in_bfloat16_is_that_in_float32(name, backbones):
 def test_steps_below_the_precision_of_a_weight_add_up():
     """Half a unit in the last place of a bfloat16 one is 2^-9: a step of 3e-4 is lost unless a master remembers it."""
     weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
-    optimizer = RunOptimizer([weight], lambda value, grad, state, step, lr: torch.full_like(value, lr), 1, False)
+    optimizer = RunOptimizer([weight], lambda value, grad, state, step, lr: lr.expand_as(value), 1, False)
     for _ in range(100):
         optimizer.step(3e-4, clip_norm=1.0, alive=torch.ones(1, dtype=torch.bool))
     assert weight.dtype == torch.bfloat16
