@@ -8,7 +8,6 @@ earlier: PEFT when a configuration is resolved (`HuggingFacePeft.check`), and th
 
 import multiprocessing
 import os
-import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from adaptbench.costs.storage import stored_bytes
+from adaptbench.disk import nearest, too_little
 from adaptbench.errors import InputError
 from adaptbench.models.at_hand import check_at_hand
 from adaptbench.models.backbone import (
@@ -76,7 +76,7 @@ def check_output(folder: Path, setting: str) -> None:
         InputError: the folder is a file, or files cannot be written into it.
     """
     try:
-        for place in dict.fromkeys(_nearest(path) for path in (folder, *(folder / kind for kind in KINDS))):
+        for place in dict.fromkeys(nearest(path) for path in (folder, *(folder / kind for kind in KINDS))):
             if not place.is_dir():
                 raise InputError(f"{setting}={str(folder)!r}: {place} is a file, expected a folder")
             _probe(place)
@@ -93,28 +93,11 @@ def check_room(folder: Path, needed: int, setting: str) -> None:
     Raises:
         InputError: the disk is too small for it.
     """
-    usage = shutil.disk_usage(_nearest(folder))
-    if usage.total and usage.free < needed:  # some file systems do not say, and have a total of zero
+    if (free := too_little(folder, needed)) is not None:
         raise InputError(
             f"{setting}={str(folder)!r}: what these runs store takes {needed / 1e6:,.0f} MB, and "
-            f"{usage.free / 1e6:,.0f} MB are free; keep_adapters=false keeps no adapter"
+            f"{free / 1e6:,.0f} MB are free; keep_adapters=false keeps no adapter"
         )
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself where it exists, else its nearest ancestor that does.
-
-    Raises:
-        OSError: a name that the file system does not take.
-    """
-    path = Path(os.path.abspath(path))
-    while path != path.parent:
-        try:
-            path.lstat()
-            break
-        except (FileNotFoundError, NotADirectoryError):
-            path = path.parent
-    return path
 
 
 def _probe(folder: Path) -> None:

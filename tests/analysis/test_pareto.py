@@ -160,16 +160,6 @@ def test_the_probability_of_equals_is_a_half_for_the_dearer_one():
     assert dear.std() > 0.15, "of a single experiment it says more than a half"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_experiment(tmp_path_factory.mktemp("made_up"))
-
-
-@pytest.fixture(scope="module")
-def summary(folder):
-    return summarise(load(folder))
-
-
 def test_fronts_are_those_of_the_records(summary):
     by_method = {one.method: one for one in summary.arms}
     found = fronts(summary)

@@ -19,16 +19,6 @@ from tests.analysis.synthetic import METHODS, predictions, record, write_experim
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_experiment(tmp_path_factory.mktemp("made_up"))
-
-
-@pytest.fixture(scope="module")
-def summary(folder):
-    return summarise(load(folder))
-
-
-@pytest.fixture(scope="module")
 def built(folder, tmp_path_factory):
     """The made-up experiment with its tables, figures and page."""
     copy = tmp_path_factory.mktemp("built") / "x"

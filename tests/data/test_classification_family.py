@@ -2,10 +2,11 @@
 
 import pytest
 
-from adaptbench.data.example import Example, TaskData
+from adaptbench.data.example import Example
 from adaptbench.data.fewshot import draw
 from adaptbench.data.sources import load_task
-from tests.data.test_datasets import SEEDS, configuration
+from tests.data.conftest import configuration
+from tests.data.test_datasets import SEEDS
 
 # training rows that are left, evaluation rows, classes, fields that make two rows the same
 FAMILY = {
@@ -21,19 +22,6 @@ FAMILY = {
     "ag_news": (3800, 3800, 4, ["text"]),
 }
 PAPERS = ["rte", "cb", "wsc", "wic", "copa", "winogrande", "hellaswag", "anli_r1", "anli_r2", "anli_r3", "sst2"]
-
-
-@pytest.fixture(scope="module")
-def tasks(real_data):
-    """A task as its YAML describes it, read once."""
-    loaded: dict[str, TaskData] = {}
-
-    def get(name: str) -> TaskData:
-        if name not in loaded:
-            loaded[name] = load_task(configuration(name, f"dataset.folder={real_data}"))
-        return loaded[name]
-
-    return get
 
 
 def content(example: Example, fields: list[str]) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Every dataset of conf/dataset: what its files hold, and that every row reads in every template."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +8,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from adaptbench.config import register_schemas, resolve
-from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import draw
 from adaptbench.data.promptsource import load_promptsource
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import NotApplicable
 from adaptbench.errors import InputError
-from adaptbench.schema import DatasetConfig
+from tests.data.conftest import CONF, configuration
 
-CONF = Path(__file__).parents[2] / "conf"
 SEEDS = (0, 1, 32, 42, 1024)
 # name: (few-shot folder, shots, evaluation rows, training rows of the hub's split, in whose order `idx` counts)
 PAPER = {
@@ -39,26 +36,6 @@ RAFT = {
     "overruling": 2350, "semiconductor_org_types": 449, "systematic_review_inclusion": 2244,
     "tai_safety_research": 1639, "terms_of_service": 5000, "tweet_eval_hate": 2966, "twitter_complaints": 3399,
 }  # fmt: skip
-
-
-def configuration(name: str, *overrides: str) -> DatasetConfig:
-    register_schemas()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(compose("config", [f"dataset={name}", *overrides])).dataset
-
-
-@pytest.fixture(scope="module")
-def tasks(real_data):
-    """A task as its YAML describes it, read once."""
-    loaded: dict[str, TaskData] = {}
-
-    def get(name: str) -> TaskData:
-        if name not in loaded:
-            loaded[name] = load_task(configuration(name, f"dataset.folder={real_data}"))
-        return loaded[name]
-
-    return get
 
 
 @pytest.mark.parametrize("name", SIZES)

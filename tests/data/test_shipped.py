@@ -12,7 +12,7 @@ from adaptbench.data.sources import SHIPPED, load_task
 from adaptbench.errors import InputError
 from experiments.commandline import REPOSITORY
 from experiments.ship_data import FIELDS, SEEDS, ship
-from tests.data.test_datasets import configuration
+from tests.data.conftest import configuration
 
 CLASSES = {"sms_spam": 2, "clinc_domain": 10, "sci_cite": 3, "copa": 2}
 NAMES = list(FIELDS)

@@ -30,7 +30,7 @@ from adaptbench.models.delta import Delta
 from adaptbench.schema import RecipeConfig
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.choices import Choices
-from adaptbench.training.loop import TrainingLog, train
+from adaptbench.training.loop import TrainingLog, losses_of_passes, shape_together, train
 
 METHODS: dict[str, type["Method"]] = {}
 NOT_STORED = ("select", "candidates")  # how a learning rate was found: nobody who uses what it led to needs to know
@@ -349,15 +349,12 @@ class TrainedMethod(Method):
 @torch.no_grad()
 def _log_losses(adaptation: Adaptation, batches: Sequence[Sequence[Encoded]]) -> Tensor:
     """(R,) mean log-losses of a batch for each run, in passes as large as memory allows."""
-    task, backbone, runs, rows = adaptation.task, adaptation.backbone, len(batches), len(batches[0])
-    shape = replace(task.shape_of([row for batch in batches for row in batch]), rows=rows)
-    size, total = task.pass_size(backbone, shape, runs), torch.zeros(runs, device=backbone.device)
+    task, backbone = adaptation.task, adaptation.backbone
+    size = task.pass_size(backbone, shape_together(task, batches), len(batches))
+    total = torch.zeros(len(batches), device=backbone.device)
     with adaptation.attached():
-        for start in range(0, rows, size.rows):
-            part = [row for batch in batches for row in batch[start : start + size.rows]]
-            collated = task.collate(part, backbone)
-            losses = task.run_losses(log_loss(task), task.forward(backbone, collated, size), collated, runs)
-            total += losses * (len(part) // runs / rows)
+        for losses in losses_of_passes(task, backbone, batches, log_loss(task), size):
+            total += losses
     return total
 
 

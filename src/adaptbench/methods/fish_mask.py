@@ -20,6 +20,7 @@ from adaptbench.methods.tensor_files import shown
 from adaptbench.models import hooks
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import Delta, Piece
+from adaptbench.models.precision import wide
 from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize
 from adaptbench.training.stream import TrainingStream
@@ -56,7 +57,7 @@ def delta_of(model: nn.Module, chosen: Mapping[str, Tensor]) -> Delta:
         if len(indices):
             parameter = model.get_parameter(name)
             values = parameter.detach().flatten()[indices.to(parameter.device)]
-            piece = Chosen(values.float() if values.dtype.itemsize < 4 else values, indices)
+            piece = Chosen(wide(values), indices)
             for path, parameter_name in owners[id(parameter)]:
                 delta.attach(hooks.weight, name, path, piece, parameter_name)
     return delta

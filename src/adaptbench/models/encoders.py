@@ -30,6 +30,7 @@ from adaptbench.models.checks import check_length, check_precision, positions
 from adaptbench.models.disentangled import take_over
 from adaptbench.models.identity import content_id
 from adaptbench.models.paths import resolve_path
+from adaptbench.models.precision import wide
 from adaptbench.schema import ModelConfig
 
 FIRST, MEAN, LAST = "first", "mean", "last"
@@ -206,8 +207,7 @@ def pooled(encoder: Encoder, source: Tensor, mask: Tensor, types: Tensor | None 
         return _rows_from(states, tokens - 1)[:, 0]
     places = torch.arange(source.shape[1], device=source.device)
     own = (places < tokens) & (places >= encoder.virtual_tokens)
-    wide = states.float() if states.dtype.itemsize < 4 else states
-    mean = (wide * own[..., None]).sum(1) / (tokens - encoder.virtual_tokens)
+    mean = (wide(states) * own[..., None]).sum(1) / (tokens - encoder.virtual_tokens)
     return mean.to(states.dtype)
 
 

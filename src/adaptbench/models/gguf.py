@@ -14,6 +14,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from adaptbench.disk import nearest, too_little
 from adaptbench.errors import InputError, one_line
 from adaptbench.models.identity import content_id, dequantised_folders
 
@@ -98,10 +99,9 @@ def _checked(file: Path) -> Contents:
         raise InputError(f"{named}: cut short, or not as the package gguf reads it: {one_line(error)}") from error
     if not elements:
         raise InputError(f"{named}: holds no weights")
-    needed, place = BYTES * sum(elements.values()), _nearest(dequantised_folders())
-    usage = shutil.disk_usage(place)
-    if usage.total and usage.free < needed:  # some file systems do not say, and have a total of zero
-        room = f"{needed / 1e6:,.0f} MB dequantised, and {place} has {usage.free / 1e6:,.0f} MB left"
+    needed, folder = BYTES * sum(elements.values()), dequantised_folders()
+    if (free := too_little(folder, needed)) is not None:
+        room = f"{needed / 1e6:,.0f} MB dequantised, and {nearest(folder)} has {free / 1e6:,.0f} MB left"
         raise InputError(f"{named}: its weights take {room}")
     return Contents(elements, by_type.most_common(1)[0][0], scaling[0] if scaling else None)
 
@@ -151,8 +151,3 @@ def _check_read(file: Path, contents: Contents, model: Any, missing: Collection[
     once = {tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}
     if held > (known := sum(once.values())):
         raise InputError(f"{named}: {held - known} of its {held} numbers are weights that transformers does not read")
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or the closest one above it that exists."""
-    return next(place for place in (folder, *folder.parents) if place.exists())

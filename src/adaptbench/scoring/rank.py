@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from adaptbench.data.batching import Batch
 from adaptbench.models.attention import IMPLEMENTATION, positions_known
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.precision import wide
 
 
 def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
@@ -64,7 +65,7 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
             logits_to_keep=extra + 1,
             use_cache=False,
         ).logits
-    first = _wide(logits[:, 0]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]  # one place for all choices
+    first = wide(logits[:, 0]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]  # one place for all choices
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
 
@@ -188,9 +189,5 @@ def _tree_mask(source_mask: Tensor, choices: int, length: int) -> Tensor:
 
 def _log_p(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target: (N, C, T, V), (N, C, T) -> (N, C, T)."""
-    flat = cross_entropy(_wide(logits).flatten(0, 2), targets.flatten(), reduction="none")
+    flat = cross_entropy(wide(logits).flatten(0, 2), targets.flatten(), reduction="none")
     return -flat.view(targets.shape)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype.itemsize < 4 else logits

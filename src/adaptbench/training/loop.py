@@ -1,6 +1,6 @@
 """The few-shot training loop: R runs, one forward and backward through the shared model per step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -60,7 +60,7 @@ def train(
     A run whose loss or gradient is no longer finite stops there and is reported; the others go on untouched.
     """
     runs = len(few_shot_sets)
-    rates = [learning_rate] * runs if isinstance(learning_rate, float) else list(learning_rate)
+    rates = list(learning_rate) if isinstance(learning_rate, Sequence) else [learning_rate] * runs
     contexts = list(before) if before is not None else [None] * runs
     streams = [
         TrainingStream(task, few_shot, template, recipe.batch_size, partial(task.type.encode, backbone), context)
@@ -102,8 +102,7 @@ def accumulate(
 
     A run's loss is the mean over its examples, so passes of some rows each add up to the pass of all.
     """
-    every = [row for rows in batches for row in rows]  # the pass is padded to the longest of all
-    shape = replace(task.shape_of(every), rows=len(batches[0]))
+    shape = shape_together(task, batches)
     while True:
         size = task.pass_size(backbone, shape, len(batches)).within(log.most)
         try:
@@ -126,13 +125,26 @@ def _accumulate(
 ) -> Tensor:
     """The same in passes of this size. A function of its own: what a failed pass held is free for the next one."""
     optimizer.zero_grad()
-    rows, total = len(batches[0]), torch.zeros(len(batches), device=backbone.device)
-    for start in range(0, rows, size.rows):
-        part = [row for run_batch in batches for row in run_batch[start : start + size.rows]]
-        batch = task.collate(part, backbone)
-        output = task.forward(backbone, batch, size)
-        losses = task.run_losses(names, output, batch, len(batches))
-        losses = losses * (min(size.rows, rows - start) / rows)
+    total = torch.zeros(len(batches), device=backbone.device)
+    for losses in losses_of_passes(task, backbone, batches, names, size):
         losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
         total = total + losses.detach()
     return total
+
+
+def shape_together(task: TaskType, batches: Sequence[Sequence[Encoded]]) -> Shape:
+    """The shape of each run's batch where they share a pass, which is padded to the longest of all."""
+    every = [row for rows in batches for row in rows]
+    return replace(task.shape_of(every), rows=len(batches[0]))
+
+
+def losses_of_passes(
+    task: TaskType, backbone: Backbone, batches: Sequence[Sequence[Encoded]], names: Sequence[str], size: PassSize
+) -> Iterator[Tensor]:
+    """Each pass's (R,) share of the mean losses over a batch of every run: their sum is that of the whole batch."""
+    rows = len(batches[0])
+    for start in range(0, rows, size.rows):
+        part = [row for run_batch in batches for row in run_batch[start : start + size.rows]]
+        batch = task.collate(part, backbone)
+        losses = task.run_losses(names, task.forward(backbone, batch, size), batch, len(batches))
+        yield losses * (min(size.rows, rows - start) / rows)

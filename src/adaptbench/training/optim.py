@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from adaptbench.models.precision import wide
+
 Update = Callable[[Tensor, Tensor, dict[str, Tensor], int, Tensor], Tensor]  # value, gradient, state, step, rates
 
 
@@ -102,7 +104,7 @@ class RunOptimizer:
         (parameter,) = group
         parameter.grad = torch.zeros_like(parameter)
         own = parameter.data.unsqueeze(0)
-        master = _wide(own)
+        master = wide(own)
         return _Buffer(master, parameter.grad.unsqueeze(0), 1, served=None if master is own else own)
 
     def zero_grad(self) -> None:
@@ -112,7 +114,7 @@ class RunOptimizer:
     def grad_norms(self) -> Tensor:
         """(R,) norm of each run's whole gradient."""
         squares = [
-            _wide(buffer.grad).square().flatten(1).sum(1).view(buffer.count, self.runs).sum(0)
+            wide(buffer.grad).square().flatten(1).sum(1).view(buffer.count, self.runs).sum(0)
             for buffer in self._buffers
         ]
         return torch.stack(squares).sum(0).sqrt()
@@ -130,14 +132,15 @@ class RunOptimizer:
         self._step += 1
         norms = self.grad_norms()
         alive = alive & norms.isfinite()
+        rates = norms.new_tensor(lr).expand(self.runs)
         factor = torch.where(alive, (clip_norm / (norms + 1e-6)).clamp(max=1.0), 0.0)
         for buffer in self._buffers:
             shape = (-1, *(1 for _ in buffer.value.shape[1:]))
             per_row = factor.repeat(buffer.count).view(shape)
             moving = alive.repeat(buffer.count).view(shape)
-            grad = torch.where(moving, _wide(buffer.grad) * per_row, 0.0)
-            rates = buffer.value.new_tensor(lr).expand(self.runs).repeat(buffer.count).view(shape)
-            change = self._update(buffer.value, grad, buffer.state, self._step, rates)
+            grad = torch.where(moving, wide(buffer.grad) * per_row, 0.0)
+            rate = rates.repeat(buffer.count).view(shape)
+            change = self._update(buffer.value, grad, buffer.state, self._step, rate)
             buffer.value.sub_(torch.where(moving, change, 0.0))
             if buffer.served is not None:
                 buffer.served.copy_(buffer.value)
@@ -153,11 +156,6 @@ def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
     if step < warmup:
         return step / max(1.0, warmup)
     return (steps - step) / max(1.0, steps - warmup)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """At least single precision: statistics of half-precision weights are kept in float32."""
-    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _moving_mean(state: dict[str, Tensor], name: str, value: Tensor, decay: float) -> Tensor:
