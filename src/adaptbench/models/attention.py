@@ -4,6 +4,7 @@
   for every run of a fused batch costs one concatenation.
 - Sliding windows under masks of our own. The library puts a window into the masks it makes itself and takes a given one
   as it is; a window reaches back from a token by so many *positions*, which in a row of several choices are not places.
+- Packed rows: the rows of a batch laid end to end in a single one, without padding, each attending to itself alone.
 - Soft-capped scores (Gemma 2), which the library's scaled dot-product refuses; computed as its eager function does,
   which is the model's definition and its default there.
 """
@@ -20,6 +21,8 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from adaptbench.models import cpu_attention
+from adaptbench.models.packed_rows import PackedRows
+from adaptbench.models.windows import Windows
 
 IMPLEMENTATION = "adaptbench"
 
@@ -30,7 +33,8 @@ Prefix = Callable[[int], tuple[Tensor, Tensor]]
 PREFIXES: "weakref.WeakKeyDictionary[nn.Module, Prefix]" = weakref.WeakKeyDictionary()
 
 _recorded: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
-_windows: "Windows | None" = None
+_windows: Windows | None = None
+_packed: PackedRows | None = None
 
 
 class Held:
@@ -41,22 +45,6 @@ class Held:
 
     def __call__(self, rows: int) -> tuple[Tensor, Tensor]:
         return self.key.expand(rows, -1, -1, -1), self.value.expand(rows, -1, -1, -1)
-
-
-class Windows:
-    """Which keys a window leaves to the queries of a pass, by their positions; every layer asks for the same."""
-
-    def __init__(self, positions: Tensor):  # (N, T)
-        self.positions = positions
-        self._made: dict[tuple[int, int], Tensor] = {}
-
-    def visible(self, window: int, held: int) -> Tensor:  # (N, 1, T, held + T)
-        """True where a query is less than `window` after a key: one of `held` tokens read before, or of this pass."""
-        if (window, held) not in self._made:
-            before = torch.arange(held, device=self.positions.device).expand(len(self.positions), -1)
-            keys = torch.cat([before, self.positions], dim=1)
-            self._made[window, held] = (self.positions[:, :, None] - keys[:, None] < window)[:, None]
-        return self._made[window, held]
 
 
 @contextmanager
@@ -71,6 +59,17 @@ def positions_known(positions: Tensor) -> Iterator[None]:
         yield
     finally:
         _windows = None
+
+
+@contextmanager
+def rows_packed(rows: PackedRows) -> Iterator[None]:
+    """Inside, the only row of a pass without a cache is made of these; the model's mask plays no part."""
+    global _packed
+    _packed = rows
+    try:
+        yield
+    finally:
+        _packed = None
 
 
 @contextmanager
@@ -102,13 +101,15 @@ def attention(
     window: Any = kwargs.get("sliding_window", getattr(module, "sliding_window", None))
     windows = _windows if window else None
     prefix = PREFIXES.get(module)
+    if _packed is not None:
+        return _in_groups(_packed, module, (query, key, value), prefix, window, kwargs), None
     if windows is not None and not isinstance(prefix, Held):
         attention_mask = _both(attention_mask, windows.visible(window, 0))
     if prefix is None:
         return _attend(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
-    prefix_key, prefix_value = prefix(key.shape[0])
+    before, gate = _read(prefix, query, key)
     attention_mask = _causal(module, query, key, attention_mask)
-    tokens = prefix_key.shape[2]
+    tokens = before[0].shape[2]
     if attention_mask is not None:
         visible = True if attention_mask.dtype == torch.bool else 0.0
         attention_mask = nn.functional.pad(attention_mask, (tokens, 0), value=visible)
@@ -117,12 +118,61 @@ def attention(
     if position_bias is not None:
         position_bias = nn.functional.pad(position_bias, (tokens, 0))
     kwargs = {**kwargs, "is_causal": False, "position_bias": position_bias}
-    prefix_key, prefix_value = prefix_key.to(key.dtype), prefix_value.to(value.dtype)
-    if hasattr(prefix, "gate"):
-        gate = prefix.gate().to(query.dtype)
-        return _gated(module, gate, (query, key, value), (prefix_key, prefix_value), attention_mask, kwargs)
-    keys, values = torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
-    return _attend(module, query, keys, values, attention_mask, **kwargs)
+    return _after_prefix(module, (query, key, value), before, gate, attention_mask, kwargs), None
+
+
+def _in_groups(
+    rows: PackedRows,
+    module: nn.Module,
+    states: tuple[Tensor, Tensor, Tensor],
+    prefix: Prefix | None,
+    window: int | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """The same for packed rows, (1, H, T, head width), in groups of rows of similar length; all see the same prefix."""
+    query, key, _ = states
+    before, gate = _read(prefix, query, key) if prefix is not None else (None, None)
+    tokens = before[0].shape[2] if before is not None else 0
+    masks = rows.visible(tokens, window, isinstance(prefix, Held))
+    kwargs = {**kwargs, "is_causal": False}
+    found = []
+    for group, mask in zip(rows.groups, masks, strict=True):
+        query, key, value = (group.of(state[0].transpose(0, 1)).transpose(1, 2) for state in states)
+        seen = (before[0].expand(len(query), -1, -1, -1), before[1].expand(len(query), -1, -1, -1)) if before else None
+        output = _after_prefix(
+            module, (query, key, value), seen, group.of(gate[0]) if gate is not None else None, mask, kwargs
+        )
+        found.append(group.back(output))
+    return torch.cat(found)[None]
+
+
+def _for_rows(states: Tensor, query: Tensor) -> Tensor:
+    return states.expand(len(query), -1, -1, -1)
+
+
+def _read(prefix: Prefix, query: Tensor, key: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    """What a prefix says: keys and values (N, H, P, head width), and how much each query sees of them, if not all."""
+    keys, values = prefix(key.shape[0])
+    gate = prefix.gate().to(query.dtype) if hasattr(prefix, "gate") else None
+    return (keys.to(key.dtype), values.to(key.dtype)), gate
+
+
+def _after_prefix(
+    module: nn.Module,
+    states: tuple[Tensor, Tensor, Tensor],
+    before: tuple[Tensor, Tensor] | None,
+    gate: Tensor | None,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Attention over a prefix and then over the keys, (N, T, H, head width), under a mask of both."""
+    query, key, value = states
+    if before is None:
+        return _attend(module, query, key, value, mask, **kwargs)[0]
+    if gate is not None:
+        return _gated(module, gate, states, before, mask, kwargs)[0]
+    keys, values = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+    return _attend(module, query, keys, values, mask, **kwargs)[0]
 
 
 def _both(mask: Tensor | None, visible: Tensor) -> Tensor:
@@ -142,7 +192,12 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
-    if plain and cpu_attention.applies(query, key):
+    scores = (
+        query.shape[0] * query.shape[2] * key.shape[2]
+        if _packed is None
+        else _packed.scores(key.shape[2] - query.shape[2])
+    )
+    if plain and cpu_attention.applies(query, scores):
         if kwargs.get("is_causal") is not False:
             attention_mask = _causal(module, query, key, attention_mask)
         return cpu_attention.attend(query, key, value, attention_mask, kwargs.get("scaling")), None

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from adaptbench.models.placement import placement
 from adaptbench.models.trial import check_by_trial, runs_without_storage
 from adaptbench.schema import LOGITS_LIMIT, ModelConfig
 
-SMALL = 10_000_000  # parameters
+SMALL = 10_000_000  # parameters; below, time goes into calls, not into arithmetic
 NO_LIMIT = 10**9  # tokenizers report absurd numbers where a model has no limit of its own
 
 
@@ -55,6 +56,7 @@ class Backbone:
     max_length: int
     virtual_tokens: int = 0  # places a method wants before every prompt's own tokens (prompt tuning)
     packs_choices: bool = True  # choices may share a pass; not where the model makes masks or positions itself
+    packs_rows: bool = False  # rows of one run may be laid end to end, without padding, where it pays: on CPUs
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
     overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
     logits_limit: int = LOGITS_LIMIT  # most bytes of logits in a pass
@@ -94,7 +96,7 @@ class Backbone:
     def on_meta(self) -> "Backbone":
         """The same architecture without storage: for counting what a step costs."""
         model = from_config(self.model.config, self.dtype)
-        return replace(self, model=model, device=torch.device("meta"))
+        return replace(self, model=model, device=torch.device("meta"), packs_rows=False)
 
     def to_count(self) -> "Backbone":
         """The same without storage; or itself, where the architecture's code asks what tensors contain."""
@@ -177,6 +179,7 @@ def load_backbone(
         getattr(torch, dtype),
         max_length or own_limit(config, tokenizer),
         packs_choices=packs_choices(config),
+        packs_rows=target.type == "cpu" and model.num_parameters() >= SMALL and can_pack_rows(model),
         overlong=overlong,
         logits_limit=logits_limit,
     )
@@ -227,6 +230,13 @@ def load_frozen(
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return model, tokenizer, target
+
+
+def can_pack_rows(model: PreTrainedModel) -> bool:
+    """Whether rows can be laid end to end: masks are ours, and the head can be asked for the logits of some places."""
+    config = model.config
+    ours = has_anatomy(config) and packs_choices(config) and calls_attention_function(config)
+    return ours and not config.is_encoder_decoder and "logits_to_keep" in signature(model.forward).parameters
 
 
 def pinned_to(path: str, content: str | None) -> dict[str, str]:

@@ -14,10 +14,14 @@ LARGEST = 2**28  # bytes of scores, which the kernel does not store
 _summands = WeakTensorKeyDictionary()
 
 
-def applies(query: Tensor, key: Tensor) -> bool:
-    """Whether the products below are the faster way: gradients in half precision on a CPU, scores of moderate size."""
-    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * query.dtype.itemsize
-    return query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled() and scores <= LARGEST
+def applies(query: Tensor, scores: int) -> bool:
+    """Whether the products below are the faster way: gradients in half precision on a CPU, scores of moderate size.
+
+    Args:
+        scores: how many a head computes, over all rows of the pass.
+    """
+    moderate = scores * query.shape[1] * query.dtype.itemsize <= LARGEST
+    return query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled() and moderate
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

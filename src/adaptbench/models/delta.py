@@ -6,6 +6,7 @@ must keep runs apart; nothing else is asked of it.
 """
 
 import copy
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,14 @@ from torch import Tensor, nn
 
 from adaptbench.models import hooks
 from adaptbench.models.anatomy import AttentionSite, EmbeddingSite, LinearSite, NormSite, SublayerSite
+
+# Model -> how many runs its rows are blocks of, while a delta is attached.
+_runs: "weakref.WeakKeyDictionary[nn.Module, int]" = weakref.WeakKeyDictionary()
+
+
+def runs_on(model: nn.Module) -> int:
+    """How many runs share every pass through this model: those of the delta that is attached to it, or one."""
+    return _runs.get(model, 1)
 
 
 class Piece(nn.Module):
@@ -116,6 +125,9 @@ class Delta(nn.Module):
         with ExitStack() as stack:
             for how, path, piece, detail in self._attachments:
                 stack.callback(how(model.get_submodule(path), piece, self.runs, detail))
+            before = _runs.get(model)
+            _runs[model] = max(self.runs, before or 1)
+            stack.callback(_restore_runs, model, before)
             yield
 
     def for_inference(self) -> "Delta":
@@ -190,6 +202,13 @@ class Delta(nn.Module):
         for name, piece in self.pieces.items():
             state |= {f"pieces.{name}.{buffer}": getattr(piece, buffer) for buffer in piece.stored}  # type: ignore
         return {name.removeprefix("pieces.").replace("/", "."): tensor for name, tensor in state.items()}
+
+
+def _restore_runs(model: nn.Module, runs: int | None) -> None:
+    if runs is None:
+        _runs.pop(model, None)
+    else:
+        _runs[model] = runs
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ neighbours, so the prompt (or, in an encoder-decoder, its cross-attention keys a
 not once per choice. The result equals scoring each choice alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adaptbench.data.batching import Batch
-from adaptbench.models.attention import IMPLEMENTATION, positions_known
+from adaptbench.models.attention import IMPLEMENTATION, positions_known, rows_packed
 from adaptbench.models.backbone import Backbone
+from adaptbench.models.delta import runs_on
+from adaptbench.models.packed_rows import PackedRows
 from adaptbench.models.precision import wide
 
 
@@ -25,6 +28,8 @@ def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
     score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
     if not backbone.packs_choices:
         score = _each_choice_alone
+    elif backbone.packs_rows and runs_on(backbone.model) == 1:
+        score = _rows_packed
     return score(backbone, batch) * batch.target_mask
 
 
@@ -54,12 +59,10 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     """The last token of a choice predicts nothing that is scored, so it is not even read."""
     n, choices, length = batch.targets.shape
     extra = choices * (length - 1)
-    positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0) + batch.already_read
-    after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
-    positions = torch.cat([positions, after], dim=1)
+    ids, positions = _read(batch)
     with positions_known(positions), contiguous_at_head(backbone):
         logits = backbone.model(
-            input_ids=torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1),
+            input_ids=ids,
             attention_mask=_tree_mask(batch.source_mask, choices, length - 1),
             position_ids=positions,
             logits_to_keep=extra + 1,
@@ -68,6 +71,56 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
     first = wide(logits[:, 0]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]  # one place for all choices
     rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
     return torch.cat([first, rest], dim=2)
+
+
+def _read(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(N, S + C * (T - 1)) ids that a decoder-only model reads, and their positions."""
+    choices, length = batch.targets.shape[1:]
+    positions = (batch.source_mask.cumsum(1) - 1).clamp(min=0) + batch.already_read
+    after = positions[:, -1:] + 1 + torch.arange(length - 1, device=positions.device).repeat(choices)
+    ids = torch.cat([batch.source, batch.targets[..., :-1].flatten(1)], dim=1)
+    return ids, torch.cat([positions, after], dim=1)
+
+
+def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
+    """The rows of a batch end to end in one, shortest first, without padding."""
+    read = torch.cat([batch.source_mask, batch.target_mask[..., 1:].flatten(1)], dim=1)
+    order = read.sum(1).argsort()
+    rows = {name: getattr(batch, name)[order] for name in ("source", "source_mask", "targets", "target_mask")}
+    return _in_order(backbone, replace(batch, **rows), read[order])[order.argsort()]
+
+
+def _in_order(backbone: Backbone, batch: Batch, real: Tensor) -> Tensor:
+    """The same for rows (N, S + C * (T - 1)) whose number of real tokens does not decrease."""
+    more = batch.target_mask[..., 1:]  # what is predicted by a token of the choice itself
+    ids, positions = (each[real] for each in _read(batch))
+    places, width = (real.flatten().cumsum(0) - 1).view(real.shape), batch.source.shape[1]
+    scored = torch.cat([places[:, width - 1], places[:, width:][more.flatten(1)]])
+    sizes = zip(batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
+    packed = PackedRows([_tree(prompt, answers) for prompt, answers in sizes], positions, batch.already_read)
+    with rows_packed(packed):
+        logits = backbone.model(
+            input_ids=ids[None],
+            attention_mask=torch.ones(1, 1, 1, len(ids), dtype=torch.bool),  # not asked (models/attention.py)
+            position_ids=positions[None],
+            logits_to_keep=scored,
+            use_cache=False,
+        ).logits[0]
+    n = len(real)
+    first = wide(logits[:n]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]
+    rest = -cross_entropy(wide(logits[n:]), batch.targets[..., 1:][more], reduction="none")
+    return torch.cat([first, first.new_zeros(more.shape).masked_scatter(more, rest)], dim=2)
+
+
+def _tree(prompt: int, answers: Sequence[int]) -> Tensor:
+    """(L, L): a prompt is causal, and each of the choices after it, so many tokens long, sees it and itself."""
+    total = prompt + sum(answers)
+    mask = torch.ones(total, total, dtype=torch.bool).tril()
+    start = prompt
+    for answer in answers:
+        mask[start + answer :, start : start + answer] = False
+        start += answer
+    return mask
 
 
 @contextmanager

@@ -1,0 +1,147 @@
+"""Rows laid end to end score and learn as padded ones: all architectures, methods, windows and shared contexts."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+import torch
+
+from adaptbench.data.batching import collate, encode
+from adaptbench.data.fewshot import draw
+from adaptbench.data.prompts import evaluation_prompts
+from adaptbench.methods.icl import InContextLearning
+from adaptbench.models import attention, packed_rows
+from adaptbench.models.backbone import can_pack_rows, load_backbone
+from adaptbench.models.delta import runs_on
+from adaptbench.models.packed_rows import CALLS, PackedRows, partition
+from adaptbench.scoring.evaluate import evaluate
+from adaptbench.scoring.rank import token_log_probabilities
+from tests.factories import recipe, toy_task
+from tests.methods.roster import VARIANTS
+from tests.models.architectures import DECODERS, WINDOWED
+from tests.models.conftest import tiny  # noqa: F401
+
+TOLERANCE = 1e-4  # nats, in single precision
+PROMPTS = [
+    prompt
+    for choices in ("yes ||| no", "yes ||| no ||| maybe not so", "a good dog ||| the house was red")
+    for prompt in evaluation_prompts(toy_task(4, choices), "random")
+]
+
+
+def both(backbone):
+    """The same backbone: rows padded, and rows packed."""
+    return replace(backbone, packs_rows=False), replace(backbone, packs_rows=True)
+
+
+def batch_of(backbone, prompts=PROMPTS):
+    return collate([encode(backbone, prompt) for prompt in prompts], backbone.pad_id)
+
+
+def packing(monkeypatch):
+    """How many passes were packed, as a list that grows."""
+    found = []
+    known = attention.rows_packed
+    monkeypatch.setattr("adaptbench.scoring.rank.rows_packed", lambda rows: found.append(rows) or known(rows))
+    return found
+
+
+@pytest.fixture(params=[0, CALLS], ids=["each row alone", "as shipped"])
+def grouping(request, monkeypatch):
+    """Attention takes every row by itself, or similar rows together."""
+    monkeypatch.setattr(packed_rows, "CALLS", request.param)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_architecture_scores_packed_rows_as_padded_ones(tiny, name, grouping, monkeypatch):  # noqa: F811
+    backbone, passes = tiny(name).backbone, packing(monkeypatch)
+    if not can_pack_rows(backbone.model):
+        pytest.skip("makes masks or attention itself")
+    assert len({row.sum() for row in batch_of(backbone).source_mask}) > 1
+    with torch.inference_mode():
+        padded, packed = (token_log_probabilities(b, batch_of(b)) for b in both(backbone))
+    assert len(passes) == 1
+    torch.testing.assert_close(packed, padded, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llama", *sorted(set(WINDOWED) & set(DECODERS))])
+def test_what_was_read_before_is_seen_by_every_packed_row(tiny, name, grouping, monkeypatch):  # noqa: F811
+    """Windows hide its first tokens from most."""
+    task, passes = toy_task(6), packing(monkeypatch)
+    if not can_pack_rows(tiny(name).backbone.model):
+        pytest.skip("makes masks or attention itself")
+    prompts = evaluation_prompts(task, "random")
+    method = InContextLearning(name="icl_cached", cached=True)
+    padded, packed = (
+        evaluate(method.adapt(b, task, [draw(task, 3, 3)], recipe()), prompts, 4)[0] for b in both(tiny(name).backbone)
+    )
+    assert passes
+    for one, other in zip(padded, packed, strict=True):
+        assert other.log_likelihoods == pytest.approx(one.log_likelihoods, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [name for name, method in VARIANTS.items() if method.attachment != "nothing"])
+def test_every_method_learns_the_same_from_packed_rows(exact, name, grouping):
+    results = []
+    for backbone in both(exact["llama"]):
+        torch.manual_seed(0)
+        adaptation = VARIANTS[name].prepare(backbone, [3])
+        adaptation.backbone.train(False)
+        parameters = [p for p in adaptation.parameters if p.requires_grad]
+        with adaptation.attached():
+            scores = token_log_probabilities(adaptation.backbone, batch_of(adaptation.backbone))
+            gradients = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)
+        results.append((scores.detach(), gradients))
+    (padded, expected), (packed, found) = results
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-9)
+    for mine, own in zip(found, expected, strict=True):
+        assert (mine is None) == (own is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, own, rtol=1e-5, atol=1e-6)  # prefixes are kept in single precision
+
+
+def test_rows_of_several_runs_are_never_packed(exact, monkeypatch):
+    passes, (_, backbone) = packing(monkeypatch), both(exact["llama"])
+    two, one = (VARIANTS["lora"].prepare(backbone, seeds) for seeds in ([1, 2], [1]))
+    prompts = PROMPTS[:2] * 2
+    with torch.inference_mode():
+        with two.attached():
+            assert runs_on(backbone.model) == 2
+            fused = token_log_probabilities(backbone, batch_of(backbone, prompts))
+        assert runs_on(backbone.model) == 1
+        assert not passes
+        with one.attached():
+            alone = token_log_probabilities(backbone, batch_of(backbone, prompts))
+    assert len(passes) == 1
+    torch.testing.assert_close(fused[:2], alone[:2], rtol=0, atol=1e-9)
+
+
+def test_small_models_and_models_without_storage_pad_their_rows(exact, monkeypatch, model_folders):
+    assert not exact["llama"].packs_rows
+    monkeypatch.setattr("adaptbench.models.backbone.SMALL", 0)
+    large = load_backbone.__wrapped__("llama", str(model_folders["llama"]), device="cpu")
+    assert large.packs_rows
+    assert not large.on_meta().packs_rows
+    assert not load_backbone.__wrapped__("t5", str(model_folders["t5"]), device="cpu").packs_rows
+
+
+def cost(lengths, ranges, before):
+    return sum(CALLS + (stop - start) * lengths[stop - 1] * (before + lengths[stop - 1]) for start, stop in ranges)
+
+
+@pytest.mark.parametrize("before", [0, 300])
+@pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [10, 40, 120, 130, 400], [90, 95, 100, 200, 210, 500, 900]])
+def test_no_other_grouping_takes_less_time(lengths, before):
+    count = len(lengths)
+    cuts = [inner for size in range(count) for inner in combinations(range(1, count), size)]
+    every = [list(zip((0, *inner), (*inner, count), strict=True)) for inner in cuts]
+    assert cost(lengths, partition(lengths, before), before) == min(cost(lengths, each, before) for each in every)
+
+
+def test_scores_are_counted_with_their_padding():
+    """Two rows of 2 and 3 tokens after 4 that all see, in one group: 2 * 3 * (4 + 3)."""
+    masks = [torch.ones(length, length, dtype=torch.bool).tril() for length in (2, 3)]
+    rows = PackedRows(masks, torch.tensor([0, 1, 0, 1, 2]))
+    assert len(rows.groups) == 1
+    assert rows.scores(4) == 42
+    assert rows.visible(4, None, False)[0].shape == (2, 1, 3, 7)
