@@ -1,12 +1,15 @@
 """Rows laid end to end score and learn as padded ones: all architectures, methods, windows and shared contexts."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import pytest
 import torch
 
-from adaptbench.data.batching import collate, encode
+from adaptbench.costs.flops import count
+from adaptbench.costs.meta import MetaRun
+from adaptbench.data.batching import Shape, collate, encode
 from adaptbench.data.fewshot import draw
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods.icl import InContextLearning
@@ -116,12 +119,16 @@ def test_rows_of_several_runs_are_never_packed(exact, monkeypatch):
     torch.testing.assert_close(fused[:2], alone[:2], rtol=0, atol=1e-9)
 
 
-def test_small_models_and_models_without_storage_pad_their_rows(exact, monkeypatch, model_folders):
+def test_small_models_and_passes_that_are_only_counted_pad_their_rows(exact, monkeypatch, model_folders):
     assert not exact["llama"].packs_rows
     monkeypatch.setattr("adaptbench.models.backbone.SMALL", 0)
     large = load_backbone.__wrapped__("llama", str(model_folders["llama"]), device="cpu")
     assert large.packs_rows
-    assert not large.on_meta().packs_rows
+    passes, shape = packing(monkeypatch), Shape(2, 9, 2, 3)
+    runs = [MetaRun.of(VARIANTS["lora"], b.on_meta(), recipe()) for b in both(large)]
+    counted = [count(partial(run.predict, shape)) for run in runs]
+    assert counted[0] == counted[1] > 0
+    assert not passes
     assert not load_backbone.__wrapped__("t5", str(model_folders["t5"]), device="cpu").packs_rows
 
 

@@ -96,7 +96,7 @@ class Backbone:
     def on_meta(self) -> "Backbone":
         """The same architecture without storage: for counting what a step costs."""
         model = from_config(self.model.config, self.dtype)
-        return replace(self, model=model, device=torch.device("meta"), packs_rows=False)
+        return replace(self, model=model, device=torch.device("meta"))
 
     def to_count(self) -> "Backbone":
         """The same without storage; or itself, where the architecture's code asks what tensors contain."""

@@ -28,7 +28,7 @@ def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
     score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
     if not backbone.packs_choices:
         score = _each_choice_alone
-    elif backbone.packs_rows and runs_on(backbone.model) == 1:
+    elif backbone.packs_rows and runs_on(backbone.model) == 1 and not batch.source.is_meta:
         score = _rows_packed
     return score(backbone, batch) * batch.target_mask
 

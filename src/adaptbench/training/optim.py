@@ -32,18 +32,18 @@ class Adafactor:
 
     def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: Tensor) -> Tensor:
         decay = 1.0 - step**self.decay_rate
-        square = grad.square() + self.epsilon
+        square = grad.square().add_(self.epsilon)
         if grad.dim() >= 3:
             rows = _moving_mean(state, "rows", square.mean(-1), decay)
             columns = _moving_mean(state, "columns", square.mean(-2), decay)
             row_factor = (rows / rows.mean(-1, keepdim=True)).rsqrt().unsqueeze(-1)
-            update = grad * row_factor * columns.rsqrt().unsqueeze(-2)
+            update = (grad * row_factor).mul_(columns.rsqrt().unsqueeze(-2))
         else:
             update = grad * _moving_mean(state, "square", square, decay).rsqrt()
-        update = update / (_rms(update) / self.clip_threshold).clamp(min=1.0)
+        update.div_((_rms(update) / self.clip_threshold).clamp(min=1.0))
         if self.scale_parameter:
-            update = update * _rms(value).clamp(min=self.smallest_scale)
-        return update * lr
+            update.mul_(_rms(value).clamp(min=self.smallest_scale))
+        return update.mul_(lr)
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,17 @@ class RunOptimizer:
         alive = alive & norms.isfinite()
         rates = norms.new_tensor(lr).expand(self.runs)
         factor = torch.where(alive, (clip_norm / (norms + 1e-6)).clamp(max=1.0), 0.0)
+        all_alive = alive.is_meta or bool(alive.all())
         for buffer in self._buffers:
             shape = (-1, *(1 for _ in buffer.value.shape[1:]))
             per_row = factor.repeat(buffer.count).view(shape)
-            moving = alive.repeat(buffer.count).view(shape)
-            grad = torch.where(moving, wide(buffer.grad) * per_row, 0.0)
+            grad = wide(buffer.grad) * per_row
             rate = rates.repeat(buffer.count).view(shape)
+            if not all_alive:  # a failed run's numbers are not finite, and zero times them is not zero
+                moving = alive.repeat(buffer.count).view(shape)
+                grad = torch.where(moving, grad, 0.0)
             change = self._update(buffer.value, grad, buffer.state, self._step, rate)
-            buffer.value.sub_(torch.where(moving, change, 0.0))
+            buffer.value.sub_(change if all_alive else torch.where(moving, change, 0.0))
             if buffer.served is not None:
                 buffer.served.copy_(buffer.value)
         return alive
