@@ -16,7 +16,7 @@ from adaptbench.methods.icl import InContextLearning
 from adaptbench.models import attention, packed_rows
 from adaptbench.models.backbone import can_pack_rows, load_backbone
 from adaptbench.models.delta import runs_on
-from adaptbench.models.packed_rows import CALLS, PackedRows, partition
+from adaptbench.models.packed_rows import CALLS, PackedRows, Row, partition
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
 from tests.factories import recipe, toy_task
@@ -103,20 +103,23 @@ def test_every_method_learns_the_same_from_packed_rows(exact, name, grouping):
             torch.testing.assert_close(mine, own, rtol=1e-5, atol=1e-6)  # prefixes are kept in single precision
 
 
-def test_rows_of_several_runs_are_never_packed(exact, monkeypatch):
-    passes, (_, backbone) = packing(monkeypatch), both(exact["llama"])
-    two, one = (VARIANTS["lora"].prepare(backbone, seeds) for seeds in ([1, 2], [1]))
-    prompts = PROMPTS[:2] * 2
-    with torch.inference_mode():
-        with two.attached():
+@pytest.mark.parametrize("name", ["lora", "prompt", "prefix", "unipelt"])
+def test_every_run_has_a_long_row_of_its_own(exact, name, grouping, monkeypatch):
+    """Two runs with different prompts: the shorter one is padded, and neither sees the other."""
+    passes, results = packing(monkeypatch), []
+    for backbone in both(exact["llama"]):
+        adaptation = VARIANTS[name].prepare(backbone, [1, 2])
+        parameters = list(adaptation.delta.parameters())
+        batch = batch_of(adaptation.backbone, PROMPTS[:3] + PROMPTS[-3:])
+        with adaptation.attached():
             assert runs_on(backbone.model) == 2
-            fused = token_log_probabilities(backbone, batch_of(backbone, prompts))
+            scores = token_log_probabilities(adaptation.backbone, batch)
+        results.append((scores.detach(), torch.autograd.grad(scores.sum(), parameters)))
         assert runs_on(backbone.model) == 1
-        assert not passes
-        with one.attached():
-            alone = token_log_probabilities(backbone, batch_of(backbone, prompts))
     assert len(passes) == 1
-    torch.testing.assert_close(fused[:2], alone[:2], rtol=0, atol=1e-9)
+    (padded, expected), (packed, found) = results
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_small_models_and_passes_that_are_only_counted_pad_their_rows(exact, monkeypatch, model_folders):
@@ -148,7 +151,7 @@ def test_no_other_grouping_takes_less_time(lengths, before):
 def test_scores_are_counted_with_their_padding():
     """Two rows of 2 and 3 tokens after 4 that all see, in one group: 2 * 3 * (4 + 3)."""
     masks = [torch.ones(length, length, dtype=torch.bool).tril() for length in (2, 3)]
-    rows = PackedRows(masks, torch.tensor([0, 1, 0, 1, 2]))
+    rows = PackedRows([Row(0, 0, masks[0]), Row(2, 0, masks[1])], torch.tensor([[0, 1, 0, 1, 2]]))
     assert len(rows.groups) == 1
     assert rows.scores(4) == 42
     assert rows.visible(4, None, False)[0].shape == (2, 1, 3, 7)

@@ -4,7 +4,7 @@
   for every run of a fused batch costs one concatenation.
 - Sliding windows under masks of our own. The library puts a window into the masks it makes itself and takes a given one
   as it is; a window reaches back from a token by so many *positions*, which in a row of several choices are not places.
-- Packed rows: the rows of a batch laid end to end in a single one, without padding, each attending to itself alone.
+- Packed rows: the rows of a batch laid end to end, one long row for every run, each attending to itself alone.
 - Soft-capped scores (Gemma 2), which the library's scaled dot-product refuses; computed as its eager function does,
   which is the model's definition and its default there.
 """
@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from adaptbench.models import cpu_attention
-from adaptbench.models.packed_rows import PackedRows
+from adaptbench.models.packed_rows import Group, PackedRows
 from adaptbench.models.windows import Windows
 
 IMPLEMENTATION = "adaptbench"
@@ -63,7 +63,7 @@ def positions_known(positions: Tensor) -> Iterator[None]:
 
 @contextmanager
 def rows_packed(rows: PackedRows) -> Iterator[None]:
-    """Inside, the only row of a pass without a cache is made of these; the model's mask plays no part."""
+    """Inside, the long rows of a pass without a cache are made of these; the model's mask plays no part."""
     global _packed
     _packed = rows
     try:
@@ -129,25 +129,25 @@ def _in_groups(
     window: int | None,
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """The same for packed rows, (1, H, T, head width), in groups of rows of similar length; all see the same prefix."""
-    query, key, _ = states
-    before, gate = _read(prefix, query, key) if prefix is not None else (None, None)
-    tokens = before[0].shape[2] if before is not None else 0
-    masks = rows.visible(tokens, window, isinstance(prefix, Held))
+    """The same for packed rows, (R, H, T, head width), in groups of rows of similar length, whatever their run."""
+    before, gate = _read(prefix, *states[:2]) if prefix is not None else (None, None)
+    masks = rows.visible(before[0].shape[2] if before is not None else 0, window, isinstance(prefix, Held))
+    tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]  # (R * T, H, head width)
     kwargs = {**kwargs, "is_causal": False}
     found = []
     for group, mask in zip(rows.groups, masks, strict=True):
-        query, key, value = (group.of(state[0].transpose(0, 1)).transpose(1, 2) for state in states)
-        seen = (before[0].expand(len(query), -1, -1, -1), before[1].expand(len(query), -1, -1, -1)) if before else None
-        output = _after_prefix(
-            module, (query, key, value), seen, group.of(gate[0]) if gate is not None else None, mask, kwargs
-        )
-        found.append(group.back(output))
-    return torch.cat(found)[None]
+        query, key, value = (group.of(state).transpose(1, 2) for state in tokens)
+        seen = None if before is None else (_of_runs(before[0], group), _of_runs(before[1], group))
+        share = None if gate is None else group.of(gate.flatten(0, 1))
+        found.append(_after_prefix(module, (query, key, value), seen, share, mask, kwargs))
+    return rows.joined(found)
 
 
-def _for_rows(states: Tensor, query: Tensor) -> Tensor:
-    return states.expand(len(query), -1, -1, -1)
+def _of_runs(states: Tensor, group: Group) -> Tensor:
+    """(R, ...) -> (n, ...), for every row what its run has."""
+    if len(states) == 1:
+        return states.expand(len(group.rows), *states.shape[1:])
+    return states.index_select(0, group.runs)
 
 
 def _read(prefix: Prefix, query: Tensor, key: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor | None]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ class Backbone:
     max_length: int
     virtual_tokens: int = 0  # places a method wants before every prompt's own tokens (prompt tuning)
     packs_choices: bool = True  # choices may share a pass; not where the model makes masks or positions itself
-    packs_rows: bool = False  # rows of one run may be laid end to end, without padding, where it pays: on CPUs
+    packs_rows: bool = False  # the rows of a run are laid end to end, without padding: where it pays, on CPUs
     virtual_tokens_of_choice: int = 0  # and before each choice that an encoder-decoder's decoder reads
     overlong: str = "refuse"  # prompts beyond max_length: refuse or truncate
     logits_limit: int = LOGITS_LIMIT  # most bytes of logits in a pass
@@ -233,10 +232,10 @@ def load_frozen(
 
 
 def can_pack_rows(model: PreTrainedModel) -> bool:
-    """Whether rows can be laid end to end: masks are ours, and the head can be asked for the logits of some places."""
+    """Whether rows can be laid end to end: masks and positions are ours, and the head is a module of its own."""
     config = model.config
     ours = has_anatomy(config) and packs_choices(config) and calls_attention_function(config)
-    return ours and not config.is_encoder_decoder and "logits_to_keep" in signature(model.forward).parameters
+    return ours and not config.is_encoder_decoder and model.get_output_embeddings() is not None
 
 
 def pinned_to(path: str, content: str | None) -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""The rows of a batch laid end to end in a single one, so that no time goes into padding.
+"""The rows of a batch laid end to end, one long row for every run, so that no time goes into padding.
 
 What a model computes token by token it then computes for real tokens alone. Attention needs the rows apart: it takes
 them in groups of similar length, each padded to its longest row, since many small products are slower than one.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -16,69 +17,78 @@ from adaptbench.models.windows import Windows
 CALLS = 15_000  # scores of a head that take as long as the calls of one more group (docs/log.md)
 
 
-class Group:
-    """Some of the rows, one after another: tokens `start` to `stop` of all."""
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a batch: where its tokens are among those of all long rows, and what each of them sees."""
 
-    def __init__(self, masks: Sequence[Tensor], start: int):
-        """Args:
-        masks: of every row (T_i, T_i), True where a query sees a key.
-        """
-        self.lengths = [len(mask) for mask in masks]
-        self.start, self.stop = start, start + sum(self.lengths)
-        self.longest = max(self.lengths)
-        self._masks = masks
+    start: int
+    run: int
+    mask: Tensor  # (T, T) True where a query sees a key
+
+    @property
+    def length(self) -> int:
+        return len(self.mask)
+
+
+class Group:
+    """n rows of similar length, as a batch that is padded to L tokens."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.rows = rows
+        self.longest = max(row.length for row in rows)
 
     @cached_property
     def mask(self) -> Tensor:
-        """(n, 1, L, L): the masks, padded. A place without a token sees itself, as a query must see something."""
-        mask = torch.eye(self.longest, dtype=torch.bool).repeat(len(self.lengths), 1, 1)
-        for row, own in zip(mask, self._masks, strict=True):
-            row[: len(own), : len(own)] = own
+        """(n, 1, L, L). A place without a token sees itself, as a query must see something."""
+        mask = torch.eye(self.longest, dtype=torch.bool).repeat(len(self.rows), 1, 1)
+        for padded, row in zip(mask, self.rows, strict=True):
+            padded[: row.length, : row.length] = row.mask
         return mask[:, None]
 
     @cached_property
-    def real(self) -> Tensor:
-        """(n * L,) True where a token is."""
-        return (torch.arange(self.longest) < torch.tensor(self.lengths)[:, None]).flatten()
+    def runs(self) -> Tensor:
+        """(n,) the run of every row."""
+        return torch.tensor([row.run for row in self.rows])
 
     @cached_property
-    def _places(self) -> Tensor:
-        """(n * L,) which of all tokens stands there; where none does, any."""
-        return self.start + (self.real.cumsum(0) - 1)
+    def _real(self) -> Tensor:
+        """(n, L) True where a token is."""
+        return torch.arange(self.longest) < torch.tensor([row.length for row in self.rows])[:, None]
 
     @cached_property
-    def _tokens(self) -> Tensor:
-        """(stop - start,) the places of its tokens among n * L."""
-        return self.real.nonzero()[:, 0]
+    def places(self) -> Tensor:
+        """(n * L,) which token stands there, among those of all long rows; where none does, the row's first."""
+        starts = torch.tensor([row.start for row in self.rows])[:, None]
+        return (starts + torch.arange(self.longest) * self._real).flatten()
 
-    @property
-    def _padded(self) -> bool:
-        return len(self.lengths) * self.longest > self.stop - self.start
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Where its tokens are among n * L."""
+        return self._real.flatten().nonzero()[:, 0]
 
     def of(self, states: Tensor) -> Tensor:
-        """(T, ...) states of all tokens -> (n, L, ...) of this group's."""
-        own = states.index_select(0, self._places) if self._padded else states[self.start : self.stop]
-        return own.unflatten(0, (len(self.lengths), self.longest))
+        """(all tokens, ...) -> (n, L, ...), of its own tokens."""
+        return states.index_select(0, self.places).unflatten(0, (len(self.rows), self.longest))
 
-    def back(self, states: Tensor) -> Tensor:
-        """(n, L, ...) -> (stop - start, ...), one row after another."""
+    def kept(self, states: Tensor) -> Tensor:
+        """(n, L, ...) -> (its tokens, ...), without padding."""
         own = states.flatten(0, 1)
-        return own.index_select(0, self._tokens) if self._padded else own
+        return own if len(self.tokens) == len(own) else own.index_select(0, self.tokens)
 
 
 class PackedRows:
-    """The rows of a batch in one, shortest first."""
+    """The rows of a batch in one long row for every run."""
 
-    def __init__(self, masks: Sequence[Tensor], positions: Tensor, before: int = 0):
+    def __init__(self, rows: Sequence[Row], positions: Tensor, before: int = 0):
         """Args:
-        masks: of every row (T_i, T_i), True where a query sees a key; T_i must not decrease.
-        positions: (T,) of all tokens, T being the sum of the T_i.
+        positions: (R, T) of all tokens in the long rows.
         before: tokens that every row has read before.
         """
-        self.groups: list[Group] = []
-        for start, stop in partition([len(mask) for mask in masks], before):
-            self.groups.append(Group(masks[start:stop], self.groups[-1].stop if self.groups else 0))
-        self._windows = [Windows(group.of(positions)) for group in self.groups]
+        ordered = sorted(rows, key=lambda row: row.length)
+        ranges = partition([row.length for row in ordered], before)
+        self.groups = [Group(ordered[start:stop]) for start, stop in ranges]
+        self._shape = positions.shape
+        self._windows = [Windows(group.of(positions.flatten())) for group in self.groups]
         self._made: dict[tuple[int, int | None, bool], list[Tensor]] = {}
 
     def visible(self, before: int, window: int | None, held: bool) -> list[Tensor]:
@@ -99,7 +109,20 @@ class PackedRows:
 
     def scores(self, before: int) -> int:
         """How many a head computes over all rows, each after so many columns."""
-        return sum(len(group.lengths) * group.longest * (before + group.longest) for group in self.groups)
+        return sum(len(group.rows) * group.longest * (before + group.longest) for group in self.groups)
+
+    def joined(self, states: Sequence[Tensor]) -> Tensor:
+        """Every group's (n, L, ...) -> (R, T, ...); at the end of a run that is shorter than others, whatever."""
+        kept = torch.cat([group.kept(own) for group, own in zip(self.groups, states, strict=True)])
+        return kept.index_select(0, self._order).unflatten(0, self._shape)
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """(R * T,) where each place's token is among those of one group after another."""
+        order = torch.zeros(self._shape.numel(), dtype=torch.long)
+        places = torch.cat([group.places[group.tokens] for group in self.groups])
+        order[places] = torch.arange(len(places))
+        return order
 
 
 def partition(lengths: Sequence[int], before: int = 0) -> list[tuple[int, int]]:

@@ -7,7 +7,6 @@ not once per choice. The result equals scoring each choice alone.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -19,7 +18,7 @@ from adaptbench.data.batching import Batch
 from adaptbench.models.attention import IMPLEMENTATION, positions_known, rows_packed
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import runs_on
-from adaptbench.models.packed_rows import PackedRows
+from adaptbench.models.packed_rows import PackedRows, Row
 from adaptbench.models.precision import wide
 
 
@@ -28,7 +27,7 @@ def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
     score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
     if not backbone.packs_choices:
         score = _each_choice_alone
-    elif backbone.packs_rows and runs_on(backbone.model) == 1 and not batch.source.is_meta:
+    elif backbone.packs_rows and not batch.source.is_meta:
         score = _rows_packed
     return score(backbone, batch) * batch.target_mask
 
@@ -83,33 +82,58 @@ def _read(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
-    """The rows of a batch end to end in one, shortest first, without padding."""
-    read = torch.cat([batch.source_mask, batch.target_mask[..., 1:].flatten(1)], dim=1)
-    order = read.sum(1).argsort()
-    rows = {name: getattr(batch, name)[order] for name in ("source", "source_mask", "targets", "target_mask")}
-    return _in_order(backbone, replace(batch, **rows), read[order])[order.argsort()]
-
-
-def _in_order(backbone: Backbone, batch: Batch, real: Tensor) -> Tensor:
-    """The same for rows (N, S + C * (T - 1)) whose number of real tokens does not decrease."""
+    """The rows of every run end to end in one long row, without padding but at its end."""
+    n, width = batch.source.shape
+    runs = runs_on(backbone.model)
     more = batch.target_mask[..., 1:]  # what is predicted by a token of the choice itself
-    ids, positions = (each[real] for each in _read(batch))
-    places, width = (real.flatten().cumsum(0) - 1).view(real.shape), batch.source.shape[1]
+    real = torch.cat([batch.source_mask, more.flatten(1)], dim=1)
+    places, starts, total = _end_to_end(real, runs)
+    ids, positions = (
+        each.new_zeros(runs * total).index_put((places[real],), each[real]).view(runs, total) for each in _read(batch)
+    )
+    sizes = zip(starts.tolist(), batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
+    rows = [Row(start, start // total, _tree(prompt, answers)) for start, prompt, answers in sizes]
     scored = torch.cat([places[:, width - 1], places[:, width:][more.flatten(1)]])
-    sizes = zip(batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
-    packed = PackedRows([_tree(prompt, answers) for prompt, answers in sizes], positions, batch.already_read)
-    with rows_packed(packed):
+    with rows_packed(PackedRows(rows, positions, batch.already_read)), _head_at(backbone, scored):
         logits = backbone.model(
-            input_ids=ids[None],
-            attention_mask=torch.ones(1, 1, 1, len(ids), dtype=torch.bool),  # not asked (models/attention.py)
-            position_ids=positions[None],
-            logits_to_keep=scored,
+            input_ids=ids,
+            attention_mask=torch.ones(1, 1, 1, total, dtype=torch.bool),  # not asked (models/attention.py)
+            position_ids=positions,
             use_cache=False,
         ).logits[0]
-    n = len(real)
     first = wide(logits[:n]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]
     rest = -cross_entropy(wide(logits[n:]), batch.targets[..., 1:][more], reduction="none")
     return torch.cat([first, first.new_zeros(more.shape).masked_scatter(more, rest)], dim=2)
+
+
+def _end_to_end(real: Tensor, runs: int) -> tuple[Tensor, Tensor, int]:
+    """Where the tokens of N rows, in equal blocks of runs, go in R long rows of T tokens.
+
+    Args:
+        real: (N, W) True where a token is.
+
+    Returns:
+        Of every token its place among R * T, of every row its first, and T.
+    """
+    ends = real.sum(1).view(runs, -1).cumsum(1)
+    total = int(ends.max())
+    run = torch.arange(runs, device=real.device)[:, None] * total
+    starts = (run + ends).flatten() - real.sum(1)
+    return starts[:, None] + real.cumsum(1) - 1, starts, total
+
+
+@contextmanager
+def _head_at(backbone: Backbone, places: Tensor) -> Iterator[None]:
+    """Inside, logits (R, T, V) are computed, as (1, K, V), at K of the R * T places alone."""
+
+    def pick(_head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, places)[None], *inputs[1:])
+
+    handle = backbone.model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _tree(prompt: int, answers: Sequence[int]) -> Tensor:
