@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import cost_figures, figures, tables
+from analysis import cost_figures, extensions, figures, tables
 from analysis.ablations import ABLATIONS
 from analysis.certainty import certainty
 from analysis.collect import Arguments, Experiment, ReportError, load
@@ -89,6 +89,8 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
             reading=READING,
             headline=headline(summary),
             claims=claims(summary),
+            at_chance=extensions.at_chance(summary),
+            extensions=extensions.sections(summary),
             certainty=certainty(summary),
             ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
             facts=facts(summary.experiment.records, len(summary.experiment.failures)),
