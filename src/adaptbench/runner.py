@@ -26,6 +26,7 @@ from adaptbench.scoring.forgetting import forgetting
 from adaptbench.scoring.scores import by_template, chance, headline, items, scores, signatures
 from adaptbench.tasks import Answer
 from adaptbench.tracking import tracker
+from adaptbench.training.loop import TrainingLog
 
 SKIPPED_NAMED = 100  # bad rows that a record names; it counts all
 
@@ -189,9 +190,16 @@ def _record(
         "provenance.halvings": adaptation.log.halvings,
         "provenance.slices": adaptation.log.slices,
         "provenance.signatures": signatures(task, answers),
-        "provenance.selected": adaptation.log.selected[index] if adaptation.log.selected else None,
+        "provenance.selected": _selected(adaptation.log, index),
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
+
+
+def _selected(log: TrainingLog, index: int) -> dict[str, Any] | None:
+    """The hyper-parameters that a run chose on its shots, and the log-loss of every candidate there, in nats."""
+    if not log.selected:
+        return None
+    return {**log.selected[index], "nats": {str(rate): nats for rate, nats in log.nats[index].items()}}
 
 
 def _store_adapter(cell: PreparedCell, adaptation: Adaptation, index: int, run: int, store: RunStore) -> int:

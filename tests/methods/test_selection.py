@@ -12,6 +12,7 @@ from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.methods.selection import Trial, prequential
+from adaptbench.runner import _selected
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.training.loop import TrainingLog
 from tests.factories import recipe, toy_task
@@ -115,3 +116,14 @@ def test_the_bill_has_every_candidate(backbones):
 def test_bad_settings(kind, settings, says):
     with pytest.raises(InputError, match=says):
         replace(METHODS[kind](), **settings).check_selection()
+
+
+def test_the_record_says_what_was_chosen_and_what_every_candidate_lost(backbones):
+    adaptation = METHOD.adapt(backbones["llama"], TASK, shots((0, 1)), recipe(batch_size=2))
+    for run in range(2):
+        selected = _selected(adaptation.log, run)
+        losses = selected["nats"]
+        assert len(losses) == len(METHOD.candidates)
+        assert float(min(losses, key=losses.get)) == selected["learning_rate"]
+    plain = replace(METHOD, select="none").adapt(backbones["llama"], TASK, shots((0,)), recipe(batch_size=2))
+    assert _selected(plain.log, 0) is None
