@@ -12,7 +12,7 @@ from adaptbench.data.batching import collate, encode
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.models import cpu_attention
 from adaptbench.models.backbone import Backbone, load_backbone
-from adaptbench.models.cpu_attention import applies, attend
+from adaptbench.models.cpu_attention import applies, attend, kernel, weighed
 from adaptbench.scoring.rank import token_log_probabilities
 from tests.conftest import WORDS, bpe_tokenizer
 from tests.factories import toy_task
@@ -71,6 +71,23 @@ def test_outputs_and_gradients_are_the_librarys(kind, heads, groups):
         assert ours[0].shape == (ROWS, LENGTH, heads, WIDTH)
         for mine, own in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, own, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (4, 1)])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_two_sets_of_keys_weighed_are_both_at_once(heads, groups, scaling):
+    query, key, value = (state.detach() for state in states(heads, groups, torch.float32))
+    _, more, their = (3 * state.detach() for state in states(heads, groups, torch.float32))
+    mask = torch.zeros(ROWS, 1, LENGTH, SEEN).masked_fill(~seen_by_some(ROWS, 1), -torch.inf)
+    all_of_more = torch.zeros(ROWS, 1, LENGTH, SEEN)
+    expected = library(
+        query, torch.cat([more, key], 2), torch.cat([their, value], 2), torch.cat([all_of_more, mask], 3), scaling
+    )
+    one, other = kernel(query, more, their, None, scaling), kernel(query, key, value, mask, scaling)
+    torch.testing.assert_close(weighed(one, other), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(weighed(other, one), expected, rtol=0, atol=1e-5)
+    scores = (query @ more.repeat_interleave(heads // groups, 1).transpose(2, 3)) * (scaling or WIDTH**-0.5)
+    torch.testing.assert_close(one[1], scores.logsumexp(-1).transpose(1, 2), rtol=0, atol=1e-5)
 
 
 def test_what_is_added_to_scores_can_be_learned():

@@ -130,6 +130,8 @@ def _in_groups(
     kwargs: dict[str, Any],
 ) -> Tensor:
     """The same for packed rows, (R, H, T, head width), in groups of rows of similar length, whatever their run."""
+    if isinstance(prefix, Held) and window is None and _plain(kwargs) and not torch.is_grad_enabled():
+        return _in_two_parts(rows, states, prefix, kwargs.get("scaling"))
     before, gate = _read(prefix, *states[:2]) if prefix is not None else (None, None)
     masks = rows.visible(before[0].shape[2] if before is not None else 0, window, isinstance(prefix, Held))
     tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]  # (R * T, H, head width)
@@ -141,6 +143,25 @@ def _in_groups(
         share = None if gate is None else group.of(gate.flatten(0, 1))
         found.append(_after_prefix(module, (query, key, value), seen, share, mask, kwargs))
     return rows.joined(found)
+
+
+def _in_two_parts(rows: PackedRows, states: tuple[Tensor, Tensor, Tensor], held: Held, scaling: float | None) -> Tensor:
+    """All queries over the tokens that every row has read before, each row's over its own, and both together."""
+    query = states[0]
+    keys, values = (each.to(query.dtype) for each in held(len(query)))
+    before = cpu_attention.kernel(query, keys, values, None, scaling)
+    tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]
+    own = []
+    for group, mask in zip(rows.groups, rows.added(query.dtype), strict=True):
+        query, key, value = (group.of(state).transpose(1, 2) for state in tokens)
+        own.append(cpu_attention.kernel(query, key, value, mask, scaling))
+    after = rows.joined([output for output, _ in own]), rows.joined([logarithm for _, logarithm in own])
+    return cpu_attention.weighed(before, after)
+
+
+def _plain(kwargs: dict[str, Any]) -> bool:
+    """Whether scores are nothing but scaled products."""
+    return kwargs.get("softcap") is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
 
 
 def _of_runs(states: Tensor, group: Group) -> Tensor:
@@ -191,13 +212,12 @@ def _causal(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) 
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
     scores = (
         query.shape[0] * query.shape[2] * key.shape[2]
         if _packed is None
         else _packed.scores(key.shape[2] - query.shape[2])
     )
-    if plain and cpu_attention.applies(query, scores):
+    if _plain(kwargs) and cpu_attention.applies(query, scores):
         if kwargs.get("is_causal") is not False:
             attention_mask = _causal(module, query, key, attention_mask)
         return cpu_attention.attend(query, key, value, attention_mask, kwargs.get("scaling")), None

@@ -1,8 +1,12 @@
-"""Attention in half precision on CPUs: matrix products, where the library's kernel is slow.
+"""Attention on CPUs, where the library's way is slow (docs/log.md).
 
-The gradient of PyTorch's scaled dot-product attention takes five times as long in bfloat16 as the four matrix products
-that it consists of (docs/log.md), on CPUs that multiply bfloat16 matrices several times faster than float32 ones.
+- The gradient of PyTorch's scaled dot-product attention takes five times as long in bfloat16 as the four matrix
+  products that it consists of, on CPUs that multiply bfloat16 matrices several times faster than float32 ones.
+- Many short rows after the same long context: its kernel takes a third of the time for all their queries at once. So
+  the context is one part, the rows' own tokens another, and the two are weighed by their sums of exponentials.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +49,34 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
         scores = torch.baddbmm(_summand(mask, query, groups), flat, keys.transpose(1, 2), alpha=scaling)
     output = torch.bmm(scores.softmax(-1), values)  # the CPU's softmax accumulates in single precision
     return output.view(rows, heads, length, -1).transpose(1, 2).contiguous()
+
+
+def kernel(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    """PyTorch's own kernel, with what its public function keeps to itself: the logarithm of the sum of exponentials.
+
+    Args:
+        query: (N, H, T, head width).
+        key: (N, G, S, head width), of which each serves H / G heads.
+        value: (N, G, S, head width).
+        mask: (1 or N, 1 or H, T, S), added to the scores.
+        scaling: null: one over the square root of the head width.
+
+    Returns:
+        (N, T, H, head width) outputs, (N, T, H) logarithms in single precision.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    keys, values = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    own: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output, logarithm = own(query, keys, values, attn_mask=mask, scale=scaling)
+    return output.transpose(1, 2), logarithm.transpose(1, 2)
+
+
+def weighed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention over two sets of keys, from that over each: outputs (..., head width), logarithms (...)."""
+    share = (first[1] - second[1]).sigmoid()[..., None]
+    return torch.lerp(second[0].float(), first[0].float(), share).to(first[0].dtype)
 
 
 def _summand(mask: Tensor, query: Tensor, groups: int) -> Tensor:

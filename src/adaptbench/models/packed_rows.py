@@ -89,6 +89,7 @@ class PackedRows:
         self.groups = [Group(ordered[start:stop]) for start, stop in ranges]
         self._shape = positions.shape
         self._windows = [Windows(group.of(positions.flatten())) for group in self.groups]
+        self._added: dict[torch.dtype, list[Tensor]] = {}
         self._made: dict[tuple[int, int | None, bool], list[Tensor]] = {}
 
     def visible(self, before: int, window: int | None, held: bool) -> list[Tensor]:
@@ -106,6 +107,13 @@ class PackedRows:
                 masks = [m & pad(n, (0 if held else before, 0), value=True) for m, n in zip(masks, near, strict=True)]
             self._made[key] = masks
         return self._made[key]
+
+    def added(self, dtype: torch.dtype) -> list[Tensor]:
+        """Every group's mask (n, 1, L, L) as a summand of the scores."""
+        if dtype not in self._added:
+            masks = [group.mask for group in self.groups]
+            self._added[dtype] = [torch.zeros(m.shape, dtype=dtype).masked_fill(~m, -torch.inf) for m in masks]
+        return self._added[dtype]
 
     def scores(self, before: int) -> int:
         """How many a head computes over all rows, each after so many columns."""
