@@ -68,6 +68,21 @@ def test_every_architecture_scores_packed_rows_as_padded_ones(tiny, name, groupi
 
 
 @pytest.mark.parametrize("name", ["llama", *sorted(set(WINDOWED) & set(DECODERS))])
+def test_rows_whose_answers_are_single_tokens_are_causal(tiny, name, grouping, monkeypatch):  # noqa: F811
+    passes = packing(monkeypatch)
+    if not can_pack_rows(tiny(name).backbone.model):
+        pytest.skip("makes masks or attention itself")
+    prompts = [replace(prompt, choices=("a", "b"), delimiter="") for prompt in PROMPTS[:6]]
+    padded, packed = both(tiny(name).backbone)
+    batch = batch_of(packed, prompts)
+    assert batch.targets.shape[2] == 1
+    with torch.inference_mode():
+        expected, found = (token_log_probabilities(backbone, batch) for backbone in (padded, packed))
+    assert all(group.causal for group in passes[0].groups)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llama", *sorted(set(WINDOWED) & set(DECODERS))])
 def test_what_was_read_before_is_seen_by_every_packed_row(tiny, name, grouping, monkeypatch):  # noqa: F811
     """Windows hide its first tokens from most."""
     task, passes = toy_task(6), packing(monkeypatch)

@@ -135,13 +135,15 @@ def _in_groups(
     before, gate = _read(prefix, *states[:2]) if prefix is not None else (None, None)
     masks = rows.visible(before[0].shape[2] if before is not None else 0, window, isinstance(prefix, Held))
     tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]  # (R * T, H, head width)
-    kwargs = {**kwargs, "is_causal": False}
+    plainly = prefix is None and window is None and not torch.is_grad_enabled()
     found = []
     for group, mask in zip(rows.groups, masks, strict=True):
+        causal = plainly and group.causal  # the kernel does half the work without a mask
         query, key, value = (group.of(state).transpose(1, 2) for state in tokens)
         seen = None if before is None else (_of_runs(before[0], group), _of_runs(before[1], group))
         share = None if gate is None else group.of(gate.flatten(0, 1))
-        found.append(_after_prefix(module, (query, key, value), seen, share, mask, kwargs))
+        under = {**kwargs, "is_causal": causal}
+        found.append(_after_prefix(module, (query, key, value), seen, share, None if causal else mask, under))
     return rows.joined(found)
 
 

@@ -24,6 +24,7 @@ class Row:
     start: int
     run: int
     mask: Tensor  # (T, T) True where a query sees a key
+    causal: bool = False  # namely all before it
 
     @property
     def length(self) -> int:
@@ -44,6 +45,11 @@ class Group:
         for padded, row in zip(mask, self.rows, strict=True):
             padded[: row.length, : row.length] = row.mask
         return mask[:, None]
+
+    @property
+    def causal(self) -> bool:
+        """Whether every token sees all before it in its row; what stands at the end of a shorter row is after them."""
+        return all(row.causal for row in self.rows)
 
     @cached_property
     def runs(self) -> Tensor:

@@ -92,7 +92,7 @@ def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
         each.new_zeros(runs * total).index_put((places[real],), each[real]).view(runs, total) for each in _read(batch)
     )
     sizes = zip(starts.tolist(), batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
-    rows = [Row(start, start // total, _tree(prompt, answers)) for start, prompt, answers in sizes]
+    rows = [Row(start, start // total, _tree(prompt, own), causal=not any(own)) for start, prompt, own in sizes]
     scored = torch.cat([places[:, width - 1], places[:, width:][more.flatten(1)]])
     with rows_packed(PackedRows(rows, positions, batch.already_read)), _head_at(backbone, scored):
         logits = backbone.model(

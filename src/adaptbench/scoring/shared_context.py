@@ -50,8 +50,7 @@ def read(backbone: Backbone, context: Sequence[int]) -> States:
     ids = torch.tensor([list(context)], device=backbone.device)
     tokens = ids.shape[1]
     positions = torch.arange(tokens, device=ids.device)[None]
-    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=ids.device).tril()
     with recorded_keys_and_values() as recorded, positions_known(positions):
-        backbone.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+        backbone.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
     modules = [backbone.model.get_submodule(site.path) for site in sites]
     return {module: recorded[module] for module in modules}
