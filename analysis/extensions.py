@@ -21,10 +21,12 @@ def sections(summary: Summary) -> list[Section]:
 
 
 def at_chance(summary: Summary) -> list[str]:
-    """Where the model is at chance: the data sets on which some methods' intervals, or all of them, hold that level."""
+    """Where the model is at chance: data sets on which the interval of some methods begins at or below it."""
     sentences, nowhere = [], []
     for dataset, level in summary.chance.items():
         arms = [arm for arm in summary.arms if dataset in arm.by_dataset]
+        if not arms:
+            continue
         guessing = [arm for arm in arms if arm.by_dataset[dataset].interval[0] <= level]
         if not guessing:
             nowhere.append(dataset)
@@ -45,7 +47,7 @@ def tuned_in_context(summary: Summary) -> Section:
     if tuned is None:
         return title, []
     idea = (
-        "In-context tuning trains (IA)^3 on prompts that hold demonstrations, and predicts with demonstrations "
+        "In-context tuning trains on prompts that hold demonstrations, and predicts with demonstrations "
         "(after arXiv 2512.19879)."
     )
     rivals = [arm for name in ("ia3", "icl_cached", "icl") if (arm := sibling(summary, tuned, name))]
@@ -99,10 +101,14 @@ def against(summary: Summary, arm: Arm, pairs: list[Comparison]) -> str:
     """An arm's paired differences, each on the data sets that both have."""
     told = "; ".join(
         f"against {summary.title(pair.second)} {signed(pair.difference)} points ({signed(pair.low)} to "
-        f"{signed(pair.high)}; {pair.datasets} data sets), {significance(pair)}"
+        f"{signed(pair.high)}; {data_sets(pair.datasets)}), {significance(pair)}"
         for pair in pairs
     )
     return f"{summary.title(arm)}: {told}."
+
+
+def data_sets(count: int) -> str:
+    return "1 data set" if count == 1 else f"{count} data sets"
 
 
 def more_training(arm: Arm, fixed: Arm) -> str:

@@ -1,5 +1,6 @@
 """The spine: one cell (a method on a model and a dataset, for some seeds), from configuration to records."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -196,10 +197,11 @@ def _record(
 
 
 def _selected(log: TrainingLog, index: int) -> dict[str, Any] | None:
-    """The hyper-parameters that a run chose on its shots, and the log-loss of every candidate there, in nats."""
+    """The hyper-parameters that a run chose on its shots, and every candidate's log-loss there; None: it diverged."""
     if not log.selected:
         return None
-    return {**log.selected[index], "nats": {str(rate): nats for rate, nats in log.nats[index].items()}}
+    nats = {str(rate): value if math.isfinite(value) else None for rate, value in log.nats[index].items()}
+    return {**log.selected[index], "nats": nats}
 
 
 def _store_adapter(cell: PreparedCell, adaptation: Adaptation, index: int, run: int, store: RunStore) -> int:

@@ -42,7 +42,7 @@ def test_tuning_with_context_is_held_against_tuning_and_against_context(tmp_path
     assert "against (IA)" in verdict
     assert "+20.0 points" in verdict  # 0.90 - 0.70, on the data set that both have
     assert "+35.0 points" in verdict
-    assert verdict.count("1 data sets") == 2
+    assert verdict.count("1 data set)") == 2
     assert verdict.count("more than chance explains") == 2
 
 

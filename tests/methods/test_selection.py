@@ -1,5 +1,6 @@
 """Prequential selection: the learning rate that predicts the next shots best, and what finding it costs."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -127,3 +128,5 @@ def test_the_record_says_what_was_chosen_and_what_every_candidate_lost(backbones
         assert float(min(losses, key=losses.get)) == selected["learning_rate"]
     plain = replace(METHOD, select="none").adapt(backbones["llama"], TASK, shots((0,)), recipe(batch_size=2))
     assert _selected(plain.log, 0) is None
+    diverged = TrainingLog(selected=[{"learning_rate": 0.1}], nats=[{0.1: 2.0, 3.0: float("inf")}])
+    assert json.loads(json.dumps(_selected(diverged, 0), allow_nan=False))["nats"] == {"0.1": 2.0, "3.0": None}

@@ -25,6 +25,7 @@ from adaptbench.models.anatomy import ARCHITECTURES, ENCODERS_ONLY
 from adaptbench.models.backbone import Backbone, meta_backbone
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
+from adaptbench.scoring.shared_context import read
 from adaptbench.training.losses import per_run_loss
 from tests.factories import recipe, toy_task
 from tests.methods.roster import VARIANTS
@@ -85,6 +86,30 @@ def test_demonstrations_read_once_score_as_those_read_every_time(tiny, name):
     each, shared = (evaluate(m.adapt(backbone, TASK, shots, recipe()), PROMPTS, 4)[0] for m in (again, once))
     for alone, cached in zip(each, shared, strict=True):
         assert alone.log_likelihoods == pytest.approx(cached.log_likelihoods, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("window", [WINDOW, 512])
+@pytest.mark.parametrize("name", DECODERS)
+def test_demonstrations_read_once_have_the_keys_and_values_of_transformers_own_cache(tiny, name, window):
+    """Whether the window ends within them or not."""
+    backbone, own = tiny(name).backbone, tiny(name).own
+    if not backbone.shares_demonstrations or (window != WINDOW and name not in WINDOWED):
+        pytest.skip("nothing is shared, or there is no window")
+    ids = torch.arange(10, 40) % 97
+    models = [copy.deepcopy(model) for model in (backbone.model, own)]
+    for model in models if name in WINDOWED else ():
+        model.config.sliding_window = window
+        for module in model.modules():
+            if getattr(module, "sliding_window", None):
+                module.sliding_window = window
+    states = read(replace(backbone, model=models[0]), ids.tolist())
+    with torch.inference_mode():
+        cache = models[1](input_ids=ids[None], use_cache=True).past_key_values
+    for layer, (key, value) in enumerate(states.values()):
+        kept = cache.layers[layer]
+        length = kept.keys.shape[2]  # a sliding cache keeps the last ones
+        torch.testing.assert_close(key[:, :, -length:], kept.keys, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(value[:, :, -length:], kept.values, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -1,5 +1,6 @@
 """Rows laid end to end score and learn as padded ones: all architectures, methods, windows and shared contexts."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -13,11 +14,13 @@ from adaptbench.data.batching import Shape, collate, encode
 from adaptbench.data.fewshot import draw
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods.icl import InContextLearning
+from adaptbench.methods.zero_shot import ZeroShot
 from adaptbench.models import attention, packed_rows
 from adaptbench.models.backbone import can_pack_rows, load_backbone
 from adaptbench.models.delta import runs_on
 from adaptbench.models.packed_rows import CALLS, PackedRows, Row, partition
 from adaptbench.scoring.evaluate import evaluate
+from adaptbench.scoring.limits import in_slices
 from adaptbench.scoring.rank import token_log_probabilities
 from tests.factories import recipe, toy_task
 from tests.methods.roster import VARIANTS
@@ -165,8 +168,44 @@ def test_no_other_grouping_takes_less_time(lengths, before):
 
 def test_scores_are_counted_with_their_padding():
     """Two rows of 2 and 3 tokens after 4 that all see, in one group: 2 * 3 * (4 + 3)."""
-    masks = [torch.ones(length, length, dtype=torch.bool).tril() for length in (2, 3)]
-    rows = PackedRows([Row(0, 0, masks[0]), Row(2, 0, masks[1])], torch.tensor([[0, 1, 0, 1, 2]]))
+    rows = PackedRows([Row(0, 0, 2), Row(2, 0, 1, (1, 1))], torch.tensor([[0, 1, 0, 1, 1]]))
     assert len(rows.groups) == 1
     assert rows.scores(4) == 42
-    assert rows.visible(4, None, False)[0].shape == (2, 1, 3, 7)
+    mask = rows.visible(0, 4, None, False)
+    assert mask.shape == (2, 1, 3, 7)
+    assert mask[:, 0, :, :4].all()
+    assert mask[1, 0, :, 4:].tolist() == [[True, False, False], [True, True, False], [True, False, True]]  # a tree
+
+
+def test_choices_read_in_slices_learn_the_same(exact):
+    """Packed passes are computed again on the way back."""
+    results = []
+    for backbone in both(exact["llama"]):
+        adaptation = VARIANTS["lora"].prepare(backbone, [3])
+        with adaptation.attached():
+            scores = in_slices(adaptation.backbone, batch_of(adaptation.backbone), 1)
+            results.append((scores.detach(), torch.autograd.grad(scores.sum(), list(adaptation.delta.parameters()))))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_near_to_double_as_padded_rows_are(exact, dtype):
+    backbone = exact["llama"]
+    half = replace(backbone, model=copy.deepcopy(backbone.model).to(dtype), dtype=dtype)
+    task = toy_task(6)
+    prompts, shots = evaluation_prompts(task, "random"), [draw(task, 3, 3)]
+    for method in (ZeroShot(), InContextLearning(name="icl_cached", cached=True)):
+        scores = []
+        for each in (backbone, *both(half)):
+            found = evaluate(method.adapt(each, task, shots, recipe()), prompts, 4)[0]
+            scores.append(torch.tensor([answer.log_likelihoods for answer in found], dtype=torch.float64))
+        exactly, padded, packed = scores
+        assert (packed - exactly).abs().max() < 2 * (padded - exactly).abs().max() + 0.01
+
+
+def test_deltas_of_different_runs_cannot_share_a_pass(exact):
+    model = exact["llama"].model
+    two, three = (VARIANTS["lora"].prepare(exact["llama"], seeds).delta for seeds in ([1, 2], [1, 2, 3]))
+    with two.attached(model), pytest.raises(ValueError, match="2 and 3 runs"), three.attached(model):
+        pass
+    assert runs_on(model) == 1

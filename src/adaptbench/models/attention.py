@@ -102,9 +102,11 @@ def attention(
     windows = _windows if window else None
     prefix = PREFIXES.get(module)
     if _packed is not None:
+        if position_bias is not None:
+            raise RuntimeError("rows with a position bias cannot be packed")
         return _in_groups(_packed, module, (query, key, value), prefix, window, kwargs), None
     if windows is not None and not isinstance(prefix, Held):
-        attention_mask = _both(attention_mask, windows.visible(window, 0))
+        attention_mask = _both(_causal(module, query, key, attention_mask), windows.visible(window, 0))
     if prefix is None:
         return _attend(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
     before, gate = _read(prefix, query, key)
@@ -133,17 +135,18 @@ def _in_groups(
     if isinstance(prefix, Held) and window is None and _plain(kwargs) and not torch.is_grad_enabled():
         return _in_two_parts(rows, states, prefix, kwargs.get("scaling"))
     before, gate = _read(prefix, *states[:2]) if prefix is not None else (None, None)
-    masks = rows.visible(before[0].shape[2] if before is not None else 0, window, isinstance(prefix, Held))
+    columns, held = (before[0].shape[2] if before is not None else 0), isinstance(prefix, Held)
     tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]  # (R * T, H, head width)
     plainly = prefix is None and window is None and not torch.is_grad_enabled()
     found = []
-    for group, mask in zip(rows.groups, masks, strict=True):
+    for index, group in enumerate(rows.groups):
         causal = plainly and group.causal  # the kernel does half the work without a mask
+        mask = None if causal else rows.visible(index, columns, window, held)
         query, key, value = (group.of(state).transpose(1, 2) for state in tokens)
         seen = None if before is None else (_of_runs(before[0], group), _of_runs(before[1], group))
         share = None if gate is None else group.of(gate.flatten(0, 1))
         under = {**kwargs, "is_causal": causal}
-        found.append(_after_prefix(module, (query, key, value), seen, share, None if causal else mask, under))
+        found.append(_after_prefix(module, (query, key, value), seen, share, mask, under))
     return rows.joined(found)
 
 
@@ -154,9 +157,10 @@ def _in_two_parts(rows: PackedRows, states: tuple[Tensor, Tensor, Tensor], held:
     before = cpu_attention.kernel(query, keys, values, None, scaling)
     tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]
     own = []
-    for group, mask in zip(rows.groups, rows.added(query.dtype), strict=True):
+    for index, group in enumerate(rows.groups):
         query, key, value = (group.of(state).transpose(1, 2) for state in tokens)
-        own.append(cpu_attention.kernel(query, key, value, mask, scaling))
+        mask = None if group.causal else rows.added(index, query.dtype)
+        own.append(cpu_attention.kernel(query, key, value, mask, scaling, causal=group.causal))
     after = rows.joined([output for output, _ in own]), rows.joined([logarithm for _, logarithm in own])
     return cpu_attention.weighed(before, after)
 

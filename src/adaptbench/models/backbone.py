@@ -98,14 +98,14 @@ class Backbone:
         return replace(self, model=model, device=torch.device("meta"))
 
     def to_count(self) -> "Backbone":
-        """The same without storage; or itself, where the architecture's code asks what tensors contain."""
+        """The same without storage, or with it where the code asks what tensors contain; rows are padded."""
         if self.device.type == "meta":
             return self
         with suppress(Exception):  # whatever code that no test here knows may raise without contents
             meta = self.on_meta()
             if self.has_anatomy or runs_without_storage(meta.model):
                 return meta
-        return self
+        return replace(self, packs_rows=False)
 
     def train(self, mode: bool = True) -> None:
         """Dropout on or off, in the model and in a task's head."""
@@ -178,7 +178,7 @@ def load_backbone(
         getattr(torch, dtype),
         max_length or own_limit(config, tokenizer),
         packs_choices=packs_choices(config),
-        packs_rows=target.type == "cpu" and model.num_parameters() >= SMALL and can_pack_rows(model),
+        packs_rows=model.num_parameters() >= SMALL and on_cpu(model) and can_pack_rows(model),
         overlong=overlong,
         logits_limit=logits_limit,
     )
@@ -229,6 +229,11 @@ def load_frozen(
     if target.type == "cpu" and model.num_parameters() < SMALL:
         torch.set_num_threads(1)  # as fast as two, and seventy times faster beside another busy process (docs/log.md)
     return model, tokenizer, target
+
+
+def on_cpu(model: PreTrainedModel) -> bool:
+    """Whether all of it is there."""
+    return all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
 def can_pack_rows(model: PreTrainedModel) -> bool:

@@ -2,8 +2,8 @@
 
 - The gradient of PyTorch's scaled dot-product attention takes five times as long in bfloat16 as the four matrix
   products that it consists of, on CPUs that multiply bfloat16 matrices several times faster than float32 ones.
-- Many short rows after the same long context: its kernel takes a third of the time for all their queries at once. So
-  the context is one part, the rows' own tokens another, and the two are weighed by their sums of exponentials.
+- Many short rows after the same long context: its kernel is quicker for all their queries at once. So the context is
+  one part, the rows' own tokens another, and the two are weighed by their sums of exponentials.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from adaptbench.models.precision import wide
 
 LARGEST = 2**28  # bytes of scores, which the kernel does not store
 
@@ -52,7 +54,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
 
 
 def kernel(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """PyTorch's own kernel, with what its public function keeps to itself: the logarithm of the sum of exponentials.
 
@@ -64,19 +66,20 @@ def kernel(
         scaling: null: one over the square root of the head width.
 
     Returns:
-        (N, T, H, head width) outputs, (N, T, H) logarithms in single precision.
+        (N, T, H, head width) outputs, (N, T, H) logarithms.
     """
     repeats = query.shape[1] // key.shape[1]
     keys, values = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     own: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output, logarithm = own(query, keys, values, attn_mask=mask, scale=scaling)
+    output, logarithm = own(query, keys, values, is_causal=causal, attn_mask=mask, scale=scaling)
     return output.transpose(1, 2), logarithm.transpose(1, 2)
 
 
 def weighed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
     """Attention over two sets of keys, from that over each: outputs (..., head width), logarithms (...)."""
-    share = (first[1] - second[1]).sigmoid()[..., None]
-    return torch.lerp(second[0].float(), first[0].float(), share).to(first[0].dtype)
+    one, other = wide(first[0]), wide(second[0])
+    share = (first[1] - second[1]).sigmoid()[..., None].to(one.dtype)
+    return torch.lerp(other, one, share).to(first[0].dtype)
 
 
 def _summand(mask: Tensor, query: Tensor, groups: int) -> Tensor:

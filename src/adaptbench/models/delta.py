@@ -126,6 +126,8 @@ class Delta(nn.Module):
             for how, path, piece, detail in self._attachments:
                 stack.callback(how(model.get_submodule(path), piece, self.runs, detail))
             before = _runs.get(model)
+            if before not in (None, 1, self.runs) and self.runs != 1:
+                raise ValueError(f"deltas of {before} and {self.runs} runs cannot share a pass")
             _runs[model] = max(self.runs, before or 1)
             stack.callback(_restore_runs, model, before)
             yield

@@ -14,21 +14,36 @@ from torch.nn.functional import pad
 
 from adaptbench.models.windows import Windows
 
-CALLS = 15_000  # scores of a head that take as long as the calls of one more group (docs/log.md)
+CALLS = 15_000  # scores of a head that take about as long as the calls of one more group, on the CPU of docs/log.md
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of a batch: where its tokens are among those of all long rows, and what each of them sees."""
+    """A row of a batch: where its tokens are among those of all long rows, and what they are."""
 
     start: int
     run: int
-    mask: Tensor  # (T, T) True where a query sees a key
-    causal: bool = False  # namely all before it
+    prompt: int  # its tokens,
+    answers: tuple[int, ...] = ()  # and those of every choice that follows it
 
     @property
     def length(self) -> int:
-        return len(self.mask)
+        return self.prompt + sum(self.answers)
+
+    @property
+    def causal(self) -> bool:
+        """Whether every token sees all before it."""
+        return not any(self.answers)
+
+    @property
+    def mask(self) -> Tensor:
+        """(T, T) True where a query sees a key: the prompt is causal, and each choice sees it and itself."""
+        mask = torch.ones(self.length, self.length, dtype=torch.bool).tril()
+        start = self.prompt
+        for answer in self.answers:
+            mask[start + answer :, start : start + answer] = False
+            start += answer
+        return mask
 
 
 class Group:
@@ -48,7 +63,7 @@ class Group:
 
     @property
     def causal(self) -> bool:
-        """Whether every token sees all before it in its row; what stands at the end of a shorter row is after them."""
+        """Whether every token sees all before it in its row; the padding of a shorter row comes after them."""
         return all(row.causal for row in self.rows)
 
     @cached_property
@@ -95,31 +110,31 @@ class PackedRows:
         self.groups = [Group(ordered[start:stop]) for start, stop in ranges]
         self._shape = positions.shape
         self._windows = [Windows(group.of(positions.flatten())) for group in self.groups]
-        self._added: dict[torch.dtype, list[Tensor]] = {}
-        self._made: dict[tuple[int, int | None, bool], list[Tensor]] = {}
+        self._added: dict[tuple[int, torch.dtype], Tensor] = {}
+        self._made: dict[tuple[int, int, int | None, bool], Tensor] = {}
 
-    def visible(self, before: int, window: int | None, held: bool) -> list[Tensor]:
-        """Every group's mask (n, 1, L, P + L) where P columns stand before a row's own; all layers ask for the same.
+    def visible(self, index: int, before: int, window: int | None, held: bool) -> Tensor:
+        """A group's mask (n, 1, L, P + L) where P columns stand before a row's own; all layers ask for the same.
 
         Args:
             window: None if nothing is too far away to be seen.
             held: the columns are tokens, and a window may hide them.
         """
-        key = before, window, held
+        key = index, before, window, held
         if key not in self._made:
-            masks = [pad(group.mask, (before, 0), value=True) for group in self.groups]
+            mask = pad(self.groups[index].mask, (before, 0), value=True) if before else self.groups[index].mask
             if window:
-                near = [windows.visible(window, before if held else 0) for windows in self._windows]
-                masks = [m & pad(n, (0 if held else before, 0), value=True) for m, n in zip(masks, near, strict=True)]
-            self._made[key] = masks
+                near = self._windows[index].visible(window, before if held else 0)
+                mask = mask & pad(near, (0 if held else before, 0), value=True)
+            self._made[key] = mask
         return self._made[key]
 
-    def added(self, dtype: torch.dtype) -> list[Tensor]:
-        """Every group's mask (n, 1, L, L) as a summand of the scores."""
-        if dtype not in self._added:
-            masks = [group.mask for group in self.groups]
-            self._added[dtype] = [torch.zeros(m.shape, dtype=dtype).masked_fill(~m, -torch.inf) for m in masks]
-        return self._added[dtype]
+    def added(self, index: int, dtype: torch.dtype) -> Tensor:
+        """A group's mask (n, 1, L, L) as a summand of the scores."""
+        if (index, dtype) not in self._added:
+            mask = self.groups[index].mask
+            self._added[index, dtype] = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -torch.inf)
+        return self._added[index, dtype]
 
     def scores(self, before: int) -> int:
         """How many a head computes over all rows, each after so many columns."""

@@ -5,7 +5,7 @@ neighbours, so the prompt (or, in an encoder-decoder, its cross-attention keys a
 not once per choice. The result equals scoring each choice alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -92,7 +92,7 @@ def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
         each.new_zeros(runs * total).index_put((places[real],), each[real]).view(runs, total) for each in _read(batch)
     )
     sizes = zip(starts.tolist(), batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
-    rows = [Row(start, start // total, _tree(prompt, own), causal=not any(own)) for start, prompt, own in sizes]
+    rows = [Row(start, start // total, prompt, tuple(own)) for start, prompt, own in sizes]
     scored = torch.cat([places[:, width - 1], places[:, width:][more.flatten(1)]])
     with rows_packed(PackedRows(rows, positions, batch.already_read)), _head_at(backbone, scored):
         logits = backbone.model(
@@ -134,17 +134,6 @@ def _head_at(backbone: Backbone, places: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _tree(prompt: int, answers: Sequence[int]) -> Tensor:
-    """(L, L): a prompt is causal, and each of the choices after it, so many tokens long, sees it and itself."""
-    total = prompt + sum(answers)
-    mask = torch.ones(total, total, dtype=torch.bool).tril()
-    start = prompt
-    for answer in answers:
-        mask[start + answer :, start : start + answer] = False
-        start += answer
-    return mask
 
 
 @contextmanager

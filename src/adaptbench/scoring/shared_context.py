@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from adaptbench.models.attention import PREFIXES, Held, positions_known, recorded_keys_and_values
+from adaptbench.models.attention import PREFIXES, Held, recorded_keys_and_values
 from adaptbench.models.backbone import Backbone
 
 States = dict[nn.Module, tuple[Tensor, Tensor]]  # attention -> keys and values, each (1, H, tokens, head width)
@@ -50,7 +50,8 @@ def read(backbone: Backbone, context: Sequence[int]) -> States:
     ids = torch.tensor([list(context)], device=backbone.device)
     tokens = ids.shape[1]
     positions = torch.arange(tokens, device=ids.device)[None]
-    with recorded_keys_and_values() as recorded, positions_known(positions):
-        backbone.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+    seen = torch.ones_like(ids)  # a plain mask: the library makes causality and windows of it
+    with recorded_keys_and_values() as recorded:
+        backbone.model(input_ids=ids, attention_mask=seen, position_ids=positions, use_cache=False, logits_to_keep=1)
     modules = [backbone.model.get_submodule(site.path) for site in sites]
     return {module: recorded[module] for module in modules}
