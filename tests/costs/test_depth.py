@@ -14,6 +14,7 @@ from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Adaptation
 from adaptbench.models.backbone import Backbone, meta_backbone
 from tests.factories import recipe
+from tests.methods.roster import ON_LANGUAGE_MODELS
 
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 7, "num_attention_heads": 4}
 SHAPES: dict[str, dict[str, object]] = {
@@ -23,7 +24,9 @@ SHAPES: dict[str, dict[str, object]] = {
     "gpt2": {"n_embd": 32, "n_layer": 7, "n_head": 4},
     "opt": {**WIDTHS, "ffn_dim": 48, "word_embed_proj_dim": 32},
 }
-CASES = [(kind, name) for kind in SHAPES for name in METHODS if kind in ("t5", "llama") or name in ("icl", "lora")]
+CASES = [
+    (kind, name) for kind in SHAPES for name in ON_LANGUAGE_MODELS if kind in ("t5", "llama") or name in ("icl", "lora")
+]
 
 
 def deep(kind: str, **changes: object) -> Backbone:

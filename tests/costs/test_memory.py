@@ -11,6 +11,7 @@ from adaptbench.methods import METHODS
 from adaptbench.models.anatomy import Anatomy, AttentionSite
 from adaptbench.scoring.rank import token_log_probabilities
 from tests.factories import recipe, toy_task
+from tests.methods.roster import ON_LANGUAGE_MODELS
 
 
 def test_tracker_follows_creation_and_release():
@@ -57,7 +58,7 @@ def test_peak_grows_with_the_batch_and_is_the_same_every_time(backbones):
 def test_items_add_up_to_the_peak_and_say_what_it_holds(backbones):
     backbone, shape = backbones["t5"], Shape(2, 8, 2, 2)
     weights = sum(p.nbytes for p in backbone.model.parameters())
-    for kind in METHODS:
+    for kind in ON_LANGUAGE_MODELS:
         run = MetaRun.of(METHODS[kind](), backbone, recipe())
         own = 0 if kind == "full_ft" else sum(p.nbytes for p in run.adaptation.parameters)
         predicted = predict_memory(run, shape)

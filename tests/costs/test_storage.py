@@ -7,10 +7,13 @@ from adaptbench.costs.storage import safetensors_bytes, stored_bytes
 from adaptbench.methods import METHODS
 from adaptbench.methods.contexts import Contexts
 from tests.conftest import ARCHITECTURES
+from tests.methods.roster import ON_LANGUAGE_MODELS
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "hf_peft"])  # PEFT writes files of its own
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ON_LANGUAGE_MODELS if kind != "hf_peft"]
+)  # PEFT writes files of its own
 def test_priced_storage_is_the_size_of_the_files(backbones, tmp_path, architecture, kind):
     backbone, method = backbones[architecture], METHODS[kind](name=kind)
     real = method.prepare(backbone, seeds=[0])

@@ -17,7 +17,13 @@ SETTINGS = {
     "unipelt": {"reduction": 4, "rank": 2, "virtual_tokens": 3},
     "unipelt_pt": {"reduction": 4, "rank": 2, "virtual_tokens": 3, "prompt_tokens": 2},
 }
-KINDS = {kind for kind, method in METHODS.items() if issubclass(method, PeftMethod) and method.fuses}
+KINDS = {
+    kind
+    for kind, method in METHODS.items()
+    if issubclass(method, PeftMethod) and method.fuses and not method.whole_texts  # the latter: test_unipelt_paper.py
+}
+UNDER_A_HEAD = [kind for kind, method in METHODS.items() if method.whole_texts]
+ON_LANGUAGE_MODELS = [kind for kind in METHODS if kind not in UNDER_A_HEAD]
 VARIANTS = {
     name: METHODS[next(kind for kind in sorted(KINDS, key=len, reverse=True) if name.startswith(kind))](
         name=name, **SETTINGS.get(name, {})

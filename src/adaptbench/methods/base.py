@@ -141,6 +141,7 @@ class Method:
     restores: ClassVar[bool] = False  # what a run has stored can be loaded again
     searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
     keeps_weights: ClassVar[bool] = False  # the model computes as before; nothing is trained
+    whole_texts: ClassVar[bool] = False  # every token sees the whole text: encoders alone
     merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
     source: ClassVar[str] = ""
 

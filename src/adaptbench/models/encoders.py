@@ -31,6 +31,7 @@ from adaptbench.models.disentangled import take_over
 from adaptbench.models.identity import content_id
 from adaptbench.models.paths import resolve_path
 from adaptbench.models.precision import wide
+from adaptbench.models.tokens import tokens_at
 from adaptbench.schema import ModelConfig
 
 FIRST, MEAN, LAST = "first", "mean", "last"
@@ -225,7 +226,8 @@ def _right_padded_states(encoder: Encoder, source: Tensor, mask: Tensor, types: 
     if encoder.pooling == LAST:
         inputs["use_cache"] = False
     model: Any = encoder.model
-    return model(**inputs).last_hidden_state
+    with tokens_at(inputs["attention_mask"].bool()):
+        return model(**inputs).last_hidden_state
 
 
 def _rows_from(states: Tensor, places: Tensor) -> Tensor:

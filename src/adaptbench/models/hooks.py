@@ -123,6 +123,15 @@ def norm(module: nn.Module, piece: nn.Module, runs: int, offset: float) -> Undo:
     return undo
 
 
+def before_norm(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo:
+    """Add piece(norm(s)) to what the norm reads, s: the output is norm(s + piece(norm(s)))."""
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...], normalised: Tensor) -> Tensor:
+        return type(module).forward(module, inputs[0] + _apply(piece, runs, normalised))
+
+    return module.register_forward_hook(hook).remove
+
+
 def embedding(module: nn.Module, piece: nn.Module, _runs: int, site: sites.EmbeddingSite) -> Undo:
     """The model reads embeddings instead of ids: piece(embeddings, ids), where negative ids are virtual tokens.
 

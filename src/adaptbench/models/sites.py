@@ -54,7 +54,7 @@ class SublayerSite:
     """
 
     path: str
-    role: str  # self, cross or ff; block: a whole block with its residual sums
+    role: str  # self, cross or ff; block: a whole block with its residual sums; ff_norm: the norm of ff's residual sum
     width: int
 
 

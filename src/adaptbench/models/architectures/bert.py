@@ -11,7 +11,10 @@ from adaptbench.models.sites import AttentionSite, SublayerSite
 def bert(model: nn.Module) -> Parts:
     """BERT and RoBERTa, bare or under a head: bidirectional, so methods attach but no choices are scored."""
     config: Any = model.config
-    return _layers(model, root(model, config.model_type), {"query": "q", "key": "k", "value": "v"})
+    body = root(model, config.model_type)
+    yield from _layers(model, body, {"query": "q", "key": "k", "value": "v"})
+    for layer in range(config.num_hidden_layers):
+        yield SublayerSite(f"{body}encoder.layer.{layer}.output.LayerNorm", "ff_norm", config.hidden_size)
 
 
 def deberta(model: nn.Module) -> Parts:
