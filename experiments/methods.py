@@ -17,8 +17,8 @@ HEAD = """# Methods
 
 Written by `python -m experiments.methods`; do not edit. One row for every configuration in `conf/method/`, with its
 parameters on T0-3B under `recipe=tfew` (–: for encoders alone). *Merges*: what is learned can be folded into the
-weights, so that predictions cost nothing extra. *Fuses*: several runs train in one pass. *Mixed*: different adapters can
-serve the rows of one batch (paper, section 3.3). What distinguishes two configurations stands in their YAML;
+weights, so that predictions cost nothing extra. *Fuses*: several runs train in one pass. *Mixed*: different adapters
+can serve the rows of one batch (paper, section 3.3). What distinguishes two configurations stands in their YAML;
 `layer_norms: true` trains all layer norms besides, with any delta. The `_tfew` configurations are the ones the paper's
 authors released; their namesakes follow the original papers and leave layer norms frozen (docs/decisions.md).
 
