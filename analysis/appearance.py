@@ -45,6 +45,11 @@ STYLES = {
     "icl": MethodStyle("ICL", "#A0408F", ">", "icl", size=1.1),
     "icl_cached": MethodStyle("ICL, cached", "#A0408F", "v", "icl"),
     "icl_tuned": MethodStyle("In-context tuning", "#B5651D", "H", size=1.1),
+    "icl_calibrated": MethodStyle("ICL, calibrated", "#A0408F", "^", "icl"),
+    "icl_calibrated_cached": MethodStyle("ICL, calibrated, cached", "#A0408F", "^", "icl"),
+    "icl_channel": MethodStyle("ICL, noisy channel", "#A0408F", "d", "icl"),
+    "icl_channel_cached": MethodStyle("ICL, noisy channel, cached", "#A0408F", "d", "icl"),
+    "icl_knn": MethodStyle("ICL, nearest neighbours", "#A0408F", "h", "icl", size=1.1),
     "icl_ensemble": MethodStyle("Ensemble ICL", "#A0408F", "<", "icl", size=1.1),
 }
 # Methods that only the ablations compare (analysis/ablations.py); the main tables leave them out.
