@@ -21,6 +21,8 @@ VARIANTS = {
     "unipelt": KIND(name="unipelt_paper", **SMALL),
     "with a prompt": KIND(name="unipelt_paper_pt", **SMALL, prompt_tokens=2),
     "with (IA)^3": KIND(name="unipelt_ia3", **SMALL, scales=True),
+    "stacked": KIND(name="unipelt_stack3", **SMALL, stack=3),
+    "stacked with (IA)^3": KIND(name="unipelt_stack3", **SMALL, scales=True, stack=2),
 }
 
 
@@ -71,29 +73,37 @@ def by_hand(encoder, adaptation, ids):
         own, piece = model.get_submodule(name)(x), pieces.get(name.replace(".", "/"))
         if piece is None:
             return own
-        if hasattr(piece, "vector"):
-            return own * piece.vector[0] * gate(piece.gate, x)
-        return own + gate(piece.gate, x) * (x @ piece.a[0] @ piece.b[0])
+        update = x
+        for level in piece.levels:
+            if hasattr(level, "vector"):
+                own = own * level.vector[0] * gate(level.gate, x)
+            else:
+                update = gate(level.gate, x) * (update @ level.a[0] @ level.b[0])
+        return own if update is x else own + update
 
     for layer in range(config.num_hidden_layers):
         path = f"encoder.layer.{layer}"
         q, k, v = (changed(f"{path}.attention.self.{name}", h) for name in ("query", "key", "value"))
         prefix = pieces[f"{path}/attention/self".replace(".", "/")]
-        shared = pieces["prefix"]
-        inner = torch.tanh(shared.embedding[0] @ shared.weight[0] + shared.bias[0])
-        flat = (inner @ prefix.weight[0] + prefix.bias[0]).view(len(inner), 2, heads * width)
-        g = gate(prefix.gates, h)
-        keys, values = torch.cat([g * flat[:, 0], k]), torch.cat([g * flat[:, 1], v])
+        keys, values = k, v
+        for number, level in enumerate(prefix.levels):
+            shared = pieces[f"prefix_{number}"]
+            inner = torch.tanh(shared.embedding[0] @ shared.weight[0] + shared.bias[0])
+            flat = (inner @ level.weight[0] + level.bias[0]).view(len(inner), 2, heads * width)
+            g = gate(level.gates, h)
+            keys, values = torch.cat([g * flat[:, 0], keys]), torch.cat([g * flat[:, 1], values])
         split = [t.view(len(t), heads, width).transpose(0, 1) for t in (q, keys, values)]
         weights = (split[0] @ split[1].transpose(1, 2) / width**0.5).softmax(-1)
         attended = (weights @ split[2]).transpose(0, 1).reshape(length, -1)
         block = model.get_submodule(path)
         h = block.attention.output.LayerNorm(block.attention.output.dense(attended) + h)
         fed = block.output.dense(gelu(changed(f"{path}.intermediate.dense", h)))
-        adapter, norm = pieces[f"{path}/output/LayerNorm".replace(".", "/")], block.output.LayerNorm
-        x = norm(fed + h)
-        up = torch.relu(x @ adapter.down[0] + adapter.down_bias[0]) @ adapter.up[0] + adapter.up_bias[0]
-        h = norm(fed + h + gate(adapter.gate, x) * up)
+        norm, left = block.output.LayerNorm, fed + h
+        for adapter in pieces[f"{path}/output/LayerNorm".replace(".", "/")].levels:
+            x = norm(left)
+            up = torch.relu(x @ adapter.down[0] + adapter.down_bias[0]) @ adapter.up[0] + adapter.up_bias[0]
+            left = left + gate(adapter.gate, x) * up
+        h = norm(left)
     return h
 
 
@@ -146,6 +156,7 @@ def test_every_parameter_learns_and_what_is_kept_computes_the_same(exact, name):
         ({}, 11_083_376, 1_410_672),
         ({"prompt_tokens": 10}, 11_091_056, 1_410_672 + 7_680),
         ({"scales": True}, 10_852_988, 10_852_988 - 9_857_024 + 184_320),
+        ({"stack": 3}, 33_250_128, 3 * 1_410_672),
     ],
 )
 def test_sizes_on_roberta_base_are_the_published_ones(settings, trained, stored):
@@ -160,6 +171,20 @@ def test_other_models_are_refused(bare):
         with pytest.raises(InputError, match=r"^method=unipelt_paper: gates are means over a whole text[^\n]+$"):
             VARIANTS["unipelt"].prepare(bare(name), [0])
     assert VARIANTS["unipelt"].prepare(bare("roberta"), [0]).trainable > 0
+
+
+def test_stacked_lora_stays_where_it_starts(exact):
+    """A chain of updates whose B are all zero is a saddle: a property of the Adapters library's stacks, kept here."""
+    for stack, moves in ((1, True), (3, False)):
+        adaptation = KIND(name="unipelt_stack3", **SMALL, stack=stack).prepare(exact, [3])
+        with adaptation.attached():
+            hidden_states(adaptation.backbone, *texts()).square().sum().backward()
+        largest = max(
+            parameter.grad.abs().max()
+            for name, parameter in adaptation.delta.named_parameters()
+            if name.endswith((".a", ".b"))
+        )
+        assert (largest > 0) == moves
 
 
 def test_a_mean_over_texts_needs_to_know_them():

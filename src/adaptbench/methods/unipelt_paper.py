@@ -90,6 +90,80 @@ class GatedUpdate(LowRank):
     merge = Piece.merge
 
 
+class Chain(Piece):
+    """Updates one after the other, each gated by what the first one reads; as the Adapters library stacks LoRA.
+
+    With every B at zero no gradient reaches any of them: stacked, LoRA stays where it starts.
+    """
+
+    def __init__(self, updates: Sequence[GatedUpdate]):
+        super().__init__()
+        self.levels = nn.ModuleList(updates)
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        _initialise(self.levels, generators)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        states = hidden
+        for update in self.levels:
+            states = update.gate(hidden) * torch.bmm(LowRank.down(update, states), update.b.to(states.dtype))  # type: ignore
+        return states
+
+
+class Adapters(Piece):
+    """Adapters before the same norm, one after the other."""
+
+    def __init__(self, adapters: Sequence[GatedAdapter]):
+        super().__init__()
+        self.levels = nn.ModuleList(adapters)
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        _initialise(self.levels, generators)
+
+
+class Scales(Piece):
+    """(IA)^3 vectors on the same outputs, with their gates: a product."""
+
+    def __init__(self, scales: Sequence["GatedScale"]):
+        super().__init__()
+        self.levels = nn.ModuleList(scales)
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        _initialise(self.levels, generators)
+
+    def added(self, output: Tensor, hidden: Tensor) -> Tensor:
+        for scale in self.levels:
+            output = scale.added(output, hidden)  # type: ignore[operator]
+        return output
+
+
+class Prefixes(Piece):
+    """Prefixes of the same attention, the later ones first."""
+
+    def __init__(self, prefixes: Sequence[PrefixStates]):
+        super().__init__()
+        self.levels = nn.ModuleList(prefixes)
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        _initialise(self.levels, generators)
+
+    def watch(self, hidden: Tensor) -> None:
+        for prefix in self.levels:
+            prefix.watch(hidden)  # type: ignore[operator]
+
+    def forward(self, rows: int) -> tuple[Tensor, Tensor]:
+        keys, values = zip(*(prefix(rows) for prefix in reversed(self.levels)), strict=True)
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
+    def for_inference(self) -> Piece:
+        return Prefixes([prefix.for_inference() for prefix in self.levels])  # type: ignore[operator]
+
+
+def _initialise(levels: nn.ModuleList, generators: Sequence[torch.Generator]) -> None:
+    for level in levels:
+        level.initialise(generators)  # type: ignore[operator]
+
+
 class GatedScale(Piece):
     """(W x + b) * l * g, with l initialised to one and g read off x, as in the Adapters library: not the identity."""
 
@@ -169,10 +243,16 @@ class UniPELTPaper(PeftMethod):
     """Vectors of a prompt-tuning layer before the text."""
     scales: bool = False
     """(IA)^3 in the place of LoRA."""
+    stack: int = 1
+    """How many times all of it is put on the model, one after the other."""
 
     @property
     def attachment(self) -> str:
         return "linear maps, norms, attention" + (", embeddings" if self.prompt_tokens else "")
+
+    def check(self) -> None:
+        if self.stack < 1:
+            raise InputError(f"method.stack={self.stack}: expected at least 1")
 
     def virtual_token_counts(self) -> tuple[int, int]:
         return self.prompt_tokens, 0
@@ -185,19 +265,24 @@ class UniPELTPaper(PeftMethod):
                 f"feed-forward; expected BERT or RoBERTa under a task's head, found {anatomy.model_type} "
                 "(method=unipelt has a gate for every token)"
             )
-        delta = Delta(runs)
-        shared: PrefixInput | None = None
+        delta, levels = Delta(runs), range(self.stack)
         for site in anatomy.linear("k", "v", "ff_in") if self.scales else anatomy.linear("q", "v"):
             size = (runs, site.d_in, site.d_out)
-            delta.add_to_output(site, GatedScale(*size) if self.scales else GatedUpdate(*size, self.rank))
-        for attention in anatomy.prefixed(f"method={self.name}"):
-            if shared is None:
-                shared = PrefixInput(runs, self.virtual_tokens, attention.width, self.hidden)
-                delta.share("prefix", shared)
-            delta.prefix(attention, GatedNetwork(shared, attention.heads, attention.head_width, attention.width))
+            if self.scales:
+                delta.add_to_output(site, Scales([GatedScale(*size) for _ in levels]))
+            else:
+                delta.add_to_output(site, Chain([GatedUpdate(*size, self.rank) for _ in levels]))
+        attentions = anatomy.prefixed(f"method={self.name}")
+        shared = [PrefixInput(runs, self.virtual_tokens, attentions[0].width, self.hidden) for _ in levels]
+        for level, piece in enumerate(shared):
+            delta.share(f"prefix_{level}", piece)
+        for attention in attentions:
+            size = (attention.heads, attention.head_width, attention.width)
+            delta.prefix(attention, Prefixes([GatedNetwork(each, *size) for each in shared]))
         for norm in norms:
-            adapter = GatedAdapter(runs, norm.width, max(1, norm.width // self.reduction))
-            delta.attach(hooks.before_norm, norm.path, norm.path, adapter)
+            bottleneck = max(1, norm.width // self.reduction)
+            adapters = Adapters([GatedAdapter(runs, norm.width, bottleneck) for _ in levels])
+            delta.attach(hooks.before_norm, norm.path, norm.path, adapters)
         if self.prompt_tokens:
             add_prompt(delta, anatomy, self.prompt_tokens)
         return delta

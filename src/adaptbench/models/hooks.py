@@ -124,10 +124,18 @@ def norm(module: nn.Module, piece: nn.Module, runs: int, offset: float) -> Undo:
 
 
 def before_norm(module: nn.Module, piece: nn.Module, runs: int, _detail: Any) -> Undo:
-    """Add piece(norm(s)) to what the norm reads, s: the output is norm(s + piece(norm(s)))."""
+    """Add piece(norm(s)) to what the norm reads, s: the output is norm(s + piece(norm(s))).
+
+    If the piece has `levels`, each adds to what the one before has left.
+    """
+    levels: Any = getattr(piece, "levels", (piece,))
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], normalised: Tensor) -> Tensor:
-        return type(module).forward(module, inputs[0] + _apply(piece, runs, normalised))
+        states = inputs[0]
+        for level in levels:
+            states = states + _apply(level, runs, normalised)
+            normalised = type(module).forward(module, states)
+        return normalised
 
     return module.register_forward_hook(hook).remove
 
