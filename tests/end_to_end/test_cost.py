@@ -63,9 +63,12 @@ def test_every_method_has_a_bill(call):
     from experiments.cost import CONF, Path
 
     common = ("recipe=micro", "reference=micro_gpt_l", "format=json")
+    encoder = ("model=minilm_l6", "model.local=null", "dataset=files_classification", "dataset.classes=2")
     for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
         model = "micro_gpt_s" if option.endswith("_cached") else "micro_t0"  # an encoder cannot share demonstrations
-        found = json.loads(call(cost, *common, f"model={model}", f"method={option}"))
+        under_a_head = option in ("unipelt_ia3", "unipelt_stack3") or option.startswith("unipelt_paper")
+        asked = encoder if under_a_head else (f"model={model}",)
+        found = json.loads(call(cost, *common, *asked, f"method={option}"))
         assert found["flops.predict.measured"] > 0, option
 
 
