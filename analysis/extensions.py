@@ -1,8 +1,7 @@
 """What an experiment says beyond the paper's questions: what was tried, and what these records make of it."""
 
 from collections.abc import Callable
-
-import pandas as pd
+from dataclasses import replace
 
 from analysis.pareto import FORGETTING, forgetting
 from analysis.summary import Arm, Comparison, Summary
@@ -114,14 +113,9 @@ def data_sets(count: int) -> str:
 def more_training(arm: Arm, fixed: Arm) -> str:
     """How many times the FLOPs of one training, on the data sets that both have."""
     shared = set(arm.by_dataset) & set(fixed.by_dataset)
-    mine, once = (typical_on(shared, each.records, "flops.adapt.measured") for each in (arm, fixed))
+    own = (replace(each, records=each.records[each.records["dataset"].isin(shared)]) for each in (arm, fixed))
+    mine, once = (each.typical("flops.adapt.measured") for each in own)
     return f" Adapting takes {mine / once:.1f} times the FLOPs." if mine and once else ""
-
-
-def typical_on(datasets: set[str], records: pd.DataFrame, measure: str) -> float:
-    """The mean over these data sets of the median over seeds."""
-    own = records[records["dataset"].isin(datasets)]
-    return float(own.groupby("dataset")[measure].median().mean())
 
 
 def worst(arm: Arm) -> str:

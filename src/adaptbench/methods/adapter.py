@@ -39,9 +39,13 @@ class Bottleneck(Piece):
                 self.down[run].normal_(0, self.init_scale, generator=generator)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
+        return hidden + self.update(hidden)
+
+    def update(self, hidden: Tensor) -> Tensor:
+        """relu(h D + d) U + u."""
         dtype = hidden.dtype
         inner = torch.baddbmm(self.down_bias.to(dtype), hidden, self.down.to(dtype)).relu()
-        return hidden + torch.baddbmm(self.up_bias.to(dtype), inner, self.up.to(dtype))
+        return torch.baddbmm(self.up_bias.to(dtype), inner, self.up.to(dtype))
 
 
 @register("adapter")

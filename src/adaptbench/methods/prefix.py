@@ -112,9 +112,13 @@ class PrefixNetwork(PrefixStates):
         with torch.no_grad():
             key, value = self.states()
             runs, heads, tokens, width = key.shape
-            direct = PrefixStates(runs, heads, tokens, width, 0.0).to(device=key.device, dtype=key.dtype)
+            direct = self.direct(runs, heads, tokens, width).to(device=key.device, dtype=key.dtype)
             direct.imitate(key, value)
         return direct
+
+    def direct(self, runs: int, heads: int, virtual_tokens: int, head_width: int) -> PrefixStates:
+        """What takes the network's place after training."""
+        return PrefixStates(runs, heads, virtual_tokens, head_width, 0.0)
 
 
 @register("prefix")

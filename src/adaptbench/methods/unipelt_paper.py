@@ -14,64 +14,49 @@ import torch
 from torch import Tensor, nn
 
 from adaptbench.errors import InputError
+from adaptbench.methods.adapter import Bottleneck
 from adaptbench.methods.base import PeftMethod, register
 from adaptbench.methods.lora import LowRank
 from adaptbench.methods.prefix import PrefixInput, PrefixNetwork, PrefixStates
 from adaptbench.methods.prompt import add_prompt, draw_prompt
+from adaptbench.methods.unipelt import Gate
 from adaptbench.models import hooks
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import Delta, Piece
 from adaptbench.models.tokens import mean_over_tokens
 
-INIT_SCALE = 0.02  # of gates and adapters, as BERT's own maps start
+INIT_SCALE = 0.02  # of adapters, as BERT's own maps start
 
 
-class TextGate(nn.Module):
+class TextGate(Gate):
     """The mean over a text's tokens of sigmoid(h w + b)."""
-
-    def __init__(self, runs: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(runs, width, 1))
-        self.bias = nn.Parameter(torch.zeros(runs, 1, 1))
-
-    def draw(self, generators: Sequence[torch.Generator]) -> None:
-        with torch.no_grad():
-            for run, generator in enumerate(generators):
-                self.weight[run].normal_(0, INIT_SCALE, generator=generator)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(R, M, D) -> (R, M, 1), the same at all tokens of a text."""
-        each = torch.baddbmm(self.bias.to(hidden.dtype), hidden, self.weight.to(hidden.dtype)).sigmoid()
-        return mean_over_tokens(each)
+        return mean_over_tokens(super().forward(hidden))
 
 
-class GatedAdapter(Piece):
+class GatedAdapter(Bottleneck):
     """g up(relu(down(x))), x being what the norm after a feed-forward returns: added to what that norm reads."""
 
     def __init__(self, runs: int, width: int, bottleneck: int):
-        super().__init__()
-        self.down = nn.Parameter(torch.zeros(runs, width, bottleneck))
-        self.down_bias = nn.Parameter(torch.zeros(runs, 1, bottleneck))
-        self.up = nn.Parameter(torch.zeros(runs, bottleneck, width))
-        self.up_bias = nn.Parameter(torch.zeros(runs, 1, width))
+        super().__init__(runs, width, bottleneck, INIT_SCALE)
         self.gate = TextGate(runs, width)
 
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        super().initialise(generators)
         with torch.no_grad():
             for run, generator in enumerate(generators):
-                self.down[run].normal_(0, INIT_SCALE, generator=generator)
                 self.up[run].normal_(0, INIT_SCALE, generator=generator)
         self.gate.draw(generators)
 
     def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
-        dtype = hidden.dtype
-        inner = torch.baddbmm(self.down_bias.to(dtype), hidden, self.down.to(dtype)).relu()
-        return self.gate(hidden) * torch.baddbmm(self.up_bias.to(dtype), inner, self.up.to(dtype))
+        return self.gate(hidden) * self.update(hidden)
 
 
 class GatedUpdate(LowRank):
-    """g x A B: the gate takes the place of alpha / rank, as in both implementations."""
+    """x A B and its gate, which takes the place of alpha / rank, as in both implementations."""
 
     def __init__(self, runs: int, d_in: int, d_out: int, rank: int):
         super().__init__(runs, d_in, d_out, rank, 1.0, 0.0)
@@ -84,52 +69,34 @@ class GatedUpdate(LowRank):
                 self.a[run].uniform_(-bound, bound, generator=generator)
         self.gate.draw(generators)
 
-    def down(self, hidden: Tensor) -> Tensor:  # (R, M, D_in) -> (R, M, rank)
-        return self.gate(hidden) * super().down(hidden)
 
-    merge = Piece.merge
+class Levels(Piece):
+    """Pieces of one kind at the same place, one after the other."""
+
+    def __init__(self, levels: Sequence[Piece]):
+        super().__init__()
+        self.levels = nn.ModuleList(levels)
+
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        for level in self.levels:
+            level.initialise(generators)  # type: ignore[operator]
 
 
-class Chain(Piece):
+class Chain(Levels):
     """Updates one after the other, each gated by what the first one reads; as the Adapters library stacks LoRA.
 
     With every B at zero no gradient reaches any of them: stacked, LoRA stays where it starts.
     """
 
-    def __init__(self, updates: Sequence[GatedUpdate]):
-        super().__init__()
-        self.levels = nn.ModuleList(updates)
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        _initialise(self.levels, generators)
-
     def forward(self, hidden: Tensor) -> Tensor:
         states = hidden
         for update in self.levels:
-            states = update.gate(hidden) * torch.bmm(LowRank.down(update, states), update.b.to(states.dtype))  # type: ignore
+            states = update.gate(hidden) * update(states)  # type: ignore[operator]
         return states
 
 
-class Adapters(Piece):
-    """Adapters before the same norm, one after the other."""
-
-    def __init__(self, adapters: Sequence[GatedAdapter]):
-        super().__init__()
-        self.levels = nn.ModuleList(adapters)
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        _initialise(self.levels, generators)
-
-
-class Scales(Piece):
+class Scales(Levels):
     """(IA)^3 vectors on the same outputs, with their gates: a product."""
-
-    def __init__(self, scales: Sequence["GatedScale"]):
-        super().__init__()
-        self.levels = nn.ModuleList(scales)
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        _initialise(self.levels, generators)
 
     def added(self, output: Tensor, hidden: Tensor) -> Tensor:
         for scale in self.levels:
@@ -137,15 +104,8 @@ class Scales(Piece):
         return output
 
 
-class Prefixes(Piece):
+class Prefixes(Levels):
     """Prefixes of the same attention, the later ones first."""
-
-    def __init__(self, prefixes: Sequence[PrefixStates]):
-        super().__init__()
-        self.levels = nn.ModuleList(prefixes)
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        _initialise(self.levels, generators)
 
     def watch(self, hidden: Tensor) -> None:
         for prefix in self.levels:
@@ -157,11 +117,6 @@ class Prefixes(Piece):
 
     def for_inference(self) -> Piece:
         return Prefixes([prefix.for_inference() for prefix in self.levels])  # type: ignore[operator]
-
-
-def _initialise(levels: nn.ModuleList, generators: Sequence[torch.Generator]) -> None:
-    for level in levels:
-        level.initialise(generators)  # type: ignore[operator]
 
 
 class GatedScale(Piece):
@@ -215,13 +170,8 @@ class GatedNetwork(_Gated, PrefixNetwork):
         super().initialise(generators)
         self.gates.draw(generators)
 
-    def for_inference(self) -> PrefixStates:
-        with torch.no_grad():
-            key, value = self.states()
-            runs, heads, tokens, width = key.shape
-            direct = GatedStates(runs, heads, tokens, width, self.gates).to(device=key.device, dtype=key.dtype)
-            direct.imitate(key, value)
-        return direct
+    def direct(self, runs: int, heads: int, virtual_tokens: int, head_width: int) -> PrefixStates:
+        return GatedStates(runs, heads, virtual_tokens, head_width, self.gates)
 
 
 @register("unipelt_paper")
@@ -281,7 +231,7 @@ class UniPELTPaper(PeftMethod):
             delta.prefix(attention, Prefixes([GatedNetwork(each, *size) for each in shared]))
         for norm in norms:
             bottleneck = max(1, norm.width // self.reduction)
-            adapters = Adapters([GatedAdapter(runs, norm.width, bottleneck) for _ in levels])
+            adapters = Levels([GatedAdapter(runs, norm.width, bottleneck) for _ in levels])
             delta.attach(hooks.before_norm, norm.path, norm.path, adapters)
         if self.prompt_tokens:
             add_prompt(delta, anatomy, self.prompt_tokens)
