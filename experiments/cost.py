@@ -32,6 +32,7 @@ from adaptbench.costs import paper
 from adaptbench.costs.lengths import Lengths, of_task
 from adaptbench.costs.quote import BreakEven, PlannedCell, Quote, break_even, quote, spent
 from adaptbench.data.example import TaskData
+from adaptbench.data.fewshot import draw
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone
@@ -83,18 +84,33 @@ def price(overrides: list[str]) -> tuple[Quote, BreakEven | None]:
     lengths = lengths if task and kind != "paper" else lengths.of_kind(asked)
     lengths = lengths.changed(**{field: numbers[option] for option, field in BY_HAND.items()})
     shots = config.shots or (task.shots if task else config.dataset.shots if named else None) or paper.SHOTS
-    bill = quote(PlannedCell(config.method, backbone, config.recipe, lengths, shots, asked))
+    rows, development = _rows(shots, task)
+    bill = quote(PlannedCell(config.method, backbone, config.recipe, lengths, rows, asked, development))
     prompts = bill.spent.prompts
     if asked.bare or not (bill.spent.trainable or prompts):
         return bill, None  # nothing that prompting could answer, or neither tuning nor prompting with examples
     default_model, default_method = TUNED if prompts else PROMPTED
     other = _composed([f"model={other_model or default_model}", f"method={other_method or default_method}"])
-    other_shots = numbers["reference_shots"] or other.shots or paper.SHOTS
-    rival = spent(PlannedCell(other.method, _backbone(other, asked), other.recipe, lengths, other_shots, asked))
+    other_rows, _ = _rows(numbers["reference_shots"] or other.shots or paper.SHOTS, task)
+    rival = spent(PlannedCell(other.method, _backbone(other, asked), other.recipe, lengths, other_rows, asked))
     if rival.prompts == prompts or not (rival.prompts or rival.trainable):
         wanted = "trains something" if prompts else "reads examples in every prompt"
         raise InputError(f"reference_method={other.method.name!r}: expected a method that {wanted}")
     return bill, break_even(rival, bill.spent) if prompts else break_even(bill.spent, rival)
+
+
+def _rows(shots: int | str, task: TaskData | None) -> tuple[int, int]:
+    """Training rows of a run, and development rows.
+
+    Raises:
+        InputError: all, of a data set that is not at hand.
+    """
+    if isinstance(shots, int):
+        return shots, (task.held_out or len(task.development)) if task else 0
+    if task is None:
+        raise InputError(f"shots={shots}: expected a number, since no data set was read (dataset=<name>)")
+    few_shot = draw(task, min(task.draws, default=0), shots)
+    return len(few_shot.examples), len(few_shot.development)
 
 
 def take_text(arguments: list[str], name: str) -> tuple[str | None, list[str]]:

@@ -87,13 +87,14 @@ def _run_id(config: Config, data: CellData, few_shot: FewShotSet) -> str:
     seen = few_shot if config.method.needs_shots else FewShotSet(few_shot.seed, ())  # others never look at the shots
     rows = len(data.task.evaluation[: config.limit])
     asked = question(config, few_shot.seed, shots=len(seen.examples), rows=rows)
-    return run_id(asked, seen.sha256 + data.evaluation_sha256, SCHEMA)
+    chosen_on = few_shot.development_sha256 if config.method.training_steps(config.recipe, 1) else ""
+    return run_id(asked, seen.sha256 + chosen_on + data.evaluation_sha256, SCHEMA)
 
 
 def _check_few_shot(task: TaskData, few_shot_sets: Sequence[FewShotSet], policy: str) -> None:
-    """Render every demonstration in every template it may be drawn in: training must not be the first to see it."""
+    """Render every training and development row in every template: training must not be the first to see it."""
     templates = task.templates if policy in DRAWN else [task.template(policy)]
-    shown = [example for few_shot in few_shot_sets for example in few_shot.examples]
+    shown = [example for few_shot in few_shot_sets for example in (*few_shot.examples, *few_shot.development)]
     for example in {(example.origin, example.uid): example for example in shown}.values():
         for template in templates:
             try:

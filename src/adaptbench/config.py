@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -100,6 +101,7 @@ def check(config: Config) -> Config:
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head, and reads no demonstrations"
         )
     _fit_losses(config, task)
+    _fit_training(config, task)
     return config
 
 
@@ -131,7 +133,43 @@ def _fit_losses(config: Config, task: TaskType) -> None:
         config.method = replace(config.method, losses=fit(own))  # type: ignore[call-arg]
 
 
+def _fit_training(config: Config, task: TaskType) -> None:
+    """What a recipe asks of the task and of the data set's rows."""
+    recipe, development = config.recipe, config.dataset.development
+    if recipe.label_smoothing and not (task.smooths and task.answers == "label"):
+        raise InputError(f"recipe.label_smoothing={recipe.label_smoothing}: dataset.task={task.kind} has no such loss")
+    if recipe.patience is not None and development is None:
+        raise InputError(
+            f"recipe.patience={recipe.patience}: dataset {config.dataset.name!r} has no development rows "
+            "(dataset.development: a number of training rows to hold out, or a split)"
+        )
+    if development is not None and not (isinstance(development, str) or _is_count(development)):
+        raise InputError(f"dataset.development={development!r}: expected at least 1, a split, or null")
+
+
+def _is_count(value: Any) -> bool:
+    """A whole number of at least one, which OmegaConf cannot tell from other values where texts are allowed, too."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _check_ranges(config: Config) -> None:
+    recipe = config.recipe
+    for name, value, least, below in (
+        ("label_smoothing", recipe.label_smoothing, 0.0, 1.0),
+        ("weight_decay", recipe.weight_decay, 0.0, math.inf),
+    ):
+        if not least <= value < below:
+            upper = f" and less than {below:g}" if below < math.inf else ""
+            raise InputError(f"recipe.{name}={value}: expected at least {least:g}{upper}")
+    for name, positive in (("epochs", recipe.epochs), ("evaluations", recipe.evaluations)):
+        if positive is not None and not 0 < positive < math.inf:
+            raise InputError(f"recipe.{name}={positive}: expected more than 0")
+    if recipe.weight_decay and recipe.optimizer != "adamw":
+        raise InputError(f"recipe.weight_decay={recipe.weight_decay}: only recipe.optimizer=adamw has one")
+
+
 def _check(config: Config) -> None:
+    _check_ranges(config)
     _expect("norm", config.norm, NORMS)
     _expect("model.dtype", config.model.dtype, DTYPES)
     _expect("model.overlong", config.model.overlong, ("refuse", "truncate"))
@@ -150,15 +188,18 @@ def _check(config: Config) -> None:
         raise InputError(f"seeds={config.seeds}: expected one or more different integers")
     if any(seed < 0 or seed >= 2**32 for seed in config.seeds):
         raise InputError(f"seeds={config.seeds}: expected integers from 0 to 2**32 - 1")
+    for name, shots in {"shots": config.shots, "dataset.shots": config.dataset.shots}.items():
+        if shots is not None and shots != "all" and not _is_count(shots):
+            raise InputError(f"{name}={shots!r}: expected at least 1, or all")
     for name, value in {
-        "shots": config.shots,
         "limit": config.limit,
         "eval_batch_size": config.eval_batch_size,
         "eval_batch_tokens": config.eval_batch_tokens,
-        "dataset.shots": config.dataset.shots,
         "gpu_tflops": config.gpu_tflops,
         "max_fused": config.max_fused,
         "recipe.batch_size": config.recipe.batch_size,
+        "recipe.rows_per_pass": config.recipe.rows_per_pass,
+        "recipe.patience": config.recipe.patience,
         "model.max_length": config.model.max_length,
         "model.logits_limit": config.model.logits_limit,
         "method.steps": getattr(config.method, "steps", None),
@@ -172,14 +213,16 @@ def _expect(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
+# Settings that came later: left out of what a run's id hashes where they ask for nothing.
+NEUTRAL = ("epochs", "label_smoothing", "weight_decay")
 LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
 # What a result does not depend on: where things are, how a pass is cut. What a dataset's files hold has fingerprints.
 TECHNICAL = {
-    "model": ("path", "revision", "local", "package", "device_map", "logits_limit", "shape"),
+    "model": ("path", "revision", "local", "package", "fetch", "device_map", "logits_limit", "shape"),
     "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "stand_in", "folder", "local", "draws",
                 "fetch", "header", "columns", "operations", "numbers", "skip_bad_rows", "deduplicate", "promptsource",
-                "promptsource_skip", "prompts", "templates", "shots"),
-    "recipe": ("name", "training", "pretrained_ia3"),
+                "promptsource_skip", "prompts", "templates", "shots", "development"),
+    "recipe": ("name", "training", "pretrained_ia3", "rows_per_pass"),
 }  # fmt: skip
 
 
@@ -222,6 +265,16 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
     whole["method"].pop("pretrained", None)
     if whole["method"].get("select") == "none":
         del whole["method"]["select"], whole["method"]["candidates"]
+    recipe = whole["recipe"]
+    for name in NEUTRAL:
+        if recipe[name] == getattr(RecipeConfig, name):
+            del recipe[name]
+    if recipe.get("epochs") is not None:
+        whole["method"].pop("steps", None)
+    if config.dataset.development is None or recipe["patience"] is None:  # no rows to look at, or nothing comes of it
+        recipe.pop("patience")
+    if config.dataset.development is None or recipe["evaluations"] == RecipeConfig.evaluations:
+        recipe.pop("evaluations")
     if getattr(config.method, "steps", None) is None:  # a method that does not train is the same under every recipe
         whole.pop("recipe")
         whole["dataset"]["without_losses"] = []

@@ -19,7 +19,10 @@ SCHEMA = 4  # of what a run's id hashes; records of an older one are not found a
 # folded away afterwards), `provenance.demonstrations`, `provenance.final_loss`, `provenance.halvings` (how often memory
 # ran out and a pass was repeated with half its rows or choices), `provenance.slices` (in how many passes the choices of
 # a row were read at most: FLOPs are those of one), `provenance.weights` ("dequantised from Q4_1", of a GGUF file),
-# `forgetting.nats_per_token` (how much worse general text is continued after tuning, where it was asked for).
+# `params.stored`, `params.trained`, `params.served` and `params.head` (what is kept, what followed gradients, what a
+# prediction computes with in addition, all without the head; and the head), `steps`, `development.*` (the rows on which
+# the best state was chosen, its score and step, how often they were scored), `forgetting.nats_per_token` (how much
+# worse general text is continued after tuning, where it was asked for).
 KEYS = (
     *("run_id", "schema", "experiment", "method", "model", "dataset", "template", "seed", "shots", "metric"),
     *("score", "chance", "n_eval", "params.trainable", "params.total"),

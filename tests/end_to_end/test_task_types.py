@@ -68,13 +68,13 @@ def test_classification_by_a_head(bert, tmp_path, monkeypatch):
         assert {"scores.accuracy", "scores.f1", "scores.f1_macro", "scores.matthews"} <= record.keys()
         assert record["chance"] == 0.5
         head = 32 * 32 + 32 + 32 * 2 + 2
-        assert record["params.trainable"] - record["params.delta"] == head
+        assert record["params.trainable"] - record["params.stored"] == head
         assert record["flops.adapt.measured"] > 0 < record["flops.predict.measured"]
         assert record["storage.bytes"] == stored(output, record)
         files = {file.name for file in (output / "adapters" / record["run_id"]).iterdir()}
         assert "head.safetensors" in files
     full = next(record for record in found if record["method"] == "full_ft")
-    assert full["params.delta"] == full["params.total"]
+    assert full["params.stored"] == full["params.total"]
     head = read_tensors(output / "adapters" / found[0]["run_id"] / "head.safetensors")
     assert sum(tensor.numel() for tensor in head.values()) == 32 * 32 + 32 + 32 * 2 + 2
     predictions = pd.read_parquet(output / "predictions" / f"{found[0]['run_id']}.parquet")

@@ -15,7 +15,7 @@ from adaptbench.methods import METHODS
 from adaptbench.methods.selection import Trial, prequential
 from adaptbench.runner import _selected
 from adaptbench.scoring.evaluate import evaluate, readings
-from adaptbench.training.loop import TrainingLog
+from adaptbench.training.log import TrainingLog
 from tests.factories import recipe, toy_task
 
 TASK = toy_task(16)
@@ -94,7 +94,7 @@ def test_the_bill_has_every_candidate(backbones):
     backbone = backbones["llama"]
     plain = replace(METHOD, select="none").adapt(backbone, TASK, shots((0,)), recipe(batch_size=2))
     chosen = METHOD.adapt(backbone, TASK, shots((0,)), recipe(batch_size=2))
-    assert len(chosen.log.shapes[0]) == METHOD.all_steps == 7 * len(plain.log.shapes[0])
+    assert len(chosen.log.shapes[0]) == METHOD.training_steps(recipe(batch_size=2), 8) == 7 * len(plain.log.shapes[0])
     bills = []
     for method, adaptation in ((replace(METHOD, select="none"), plain), (METHOD, chosen)):
         ledger = CostLedger(method, backbone, recipe(batch_size=2))

@@ -27,7 +27,7 @@ from adaptbench.methods import METHODS
 from adaptbench.methods.icl import InContextLearning
 from adaptbench.models.backbone import Backbone, from_config
 from adaptbench.runner import run_cell
-from adaptbench.schema import LOGITS_LIMIT
+from adaptbench.schema import LOGITS_LIMIT, RecipeConfig
 from adaptbench.scoring import limits
 from adaptbench.scoring.evaluate import evaluate, readings
 from adaptbench.scoring.limits import PassSize, in_slices, logits_bytes, pass_size
@@ -185,7 +185,9 @@ def test_a_longer_row_of_another_run_is_reckoned_with(backbones):
     adaptation = method.prepare(backbone, (1, 2))
     optimizer = RunOptimizer(adaptation.parameters, Adafactor(), 2)
     with adaptation.attached(), Logits(backbone.model.config.vocab_size) as seen:
-        loop.accumulate(Choices(), backbone, [[many, many], [long, long]], LOSSES, optimizer, adaptation.log)
+        loop.accumulate(
+            Choices(), backbone, [[many, many], [long, long]], RecipeConfig(losses=LOSSES), optimizer, adaptation.log
+        )
     assert 0 < seen.largest <= 60_000
 
 
@@ -279,7 +281,7 @@ def test_default_settings_fit_eight_gigabytes(large, model, runs):
     batches = [[row] * min(shape.rows, 1 if runs > 5 else 8)] * runs
     optimizer = RunOptimizer(adaptation.parameters, Adafactor(), runs)
     with adaptation.attached(), PeakTracker(backbone.model.parameters()) as trained:
-        loop.accumulate(Choices(), backbone, batches, LOSSES, optimizer, adaptation.log)
+        loop.accumulate(Choices(), backbone, batches, RecipeConfig(losses=LOSSES), optimizer, adaptation.log)
     for tracker in (scored, trained):
         assert LOGITS_LIMIT / 2 < tracker.peak < min(ENOUGH, 5 * LOGITS_LIMIT)
 

@@ -11,10 +11,12 @@ import torch
 from adaptbench.data.batching import Encoded, encode
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.methods import METHODS
+from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize
 from adaptbench.tasks import choices
 from adaptbench.tasks.choices import Choices
-from adaptbench.training.loop import TrainingLog, accumulate
+from adaptbench.training.log import TrainingLog
+from adaptbench.training.loop import accumulate
 from adaptbench.training.losses import LOSSES
 from adaptbench.training.optim import Adafactor, RunOptimizer
 from tests.factories import toy_task
@@ -62,7 +64,14 @@ def gradients(backbone, kind, names, size, runs):
     optimizer = RunOptimizer(adaptation.parameters, Adafactor(), runs)
     log = TrainingLog(most=size)
     with adaptation.attached():
-        losses = accumulate(Choices(), adaptation.backbone, batches(adaptation.backbone, runs), names, optimizer, log)
+        losses = accumulate(
+            Choices(),
+            adaptation.backbone,
+            batches(adaptation.backbone, runs),
+            RecipeConfig(losses=list(names)),
+            optimizer,
+            log,
+        )
     return losses, [parameter.grad.clone() for parameter in adaptation.parameters]
 
 
@@ -118,7 +127,9 @@ def test_dropout_is_the_same_when_a_slice_is_computed_again(precise, monkeypatch
         torch.manual_seed(0)
         backbone.model.train()
         with adaptation.attached():
-            value = accumulate(Choices(), backbone, [rows], ALL, optimizer, TrainingLog(most=PassSize(1, 2)))
+            value = accumulate(
+                Choices(), backbone, [rows], RecipeConfig(losses=ALL), optimizer, TrainingLog(most=PassSize(1, 2))
+            )
         backbone.model.eval()
         return value.item()
 

@@ -15,6 +15,7 @@ from adaptbench.cell import PreparedCell
 from adaptbench.costs.meta import MetaRun
 from adaptbench.costs.pricer import Pricer, total
 from adaptbench.data.batching import Shape
+from adaptbench.data.example import Example
 from adaptbench.data.prompts import DRAWN
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.methods.contexts import ReadingPlan
@@ -24,9 +25,11 @@ from adaptbench.models.paths import resolve_path
 from adaptbench.schema import Config
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.base import CountTokens
+from adaptbench.training.development import most_read
 
 CHARACTERS_PER_TOKEN = 4  # of English text under a sub-word vocabulary of some 32,000 tokens
 ROUND = 16
+SAMPLE = 1000  # training or development rows whose lengths are looked at
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def estimate(cell: PreparedCell) -> Estimate:
     limit = _limit(config, prices.backbone)
     scored = 1 if config.method.kind == "zero_shot" else len(config.seeds)  # nothing of it depends on the seed
     once, predict = _prediction(cell, tokens, limit, prices)
+    once += _development(cell, tokens, limit, prices)
     adapt = (_training(cell, tokens, limit, prices) + once) * len(config.seeds)
     predict *= scored
     hours = (adapt + predict) / (config.gpu_tflops * 1e12) / 3600
@@ -88,11 +92,13 @@ def report(estimates: Sequence[Estimate]) -> str:
 
 def _training(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pricer) -> int:
     """FLOPs of one run's steps: batches as wide as the widest of a batch usually is."""
-    steps, size = getattr(cell.config.method, "all_steps", 0), cell.config.recipe.batch_size
+    size, shots = cell.config.recipe.batch_size, len(cell.few_shot_sets[0].examples)
+    steps = cell.config.method.training_steps(cell.config.recipe, shots)
     if not steps:
         return 0
-    shapes = [_shape(cell, prompt, tokens, limit, prices.backbone, training=True) for prompt in _few_shot_prompts(cell)]
-    plan = cell.config.method.plan(len(cell.few_shot_sets[0].examples))
+    shown = _few_shot_prompts(cell)
+    shapes = [_shape(cell, prompt, tokens, limit, prices.backbone, training=True) for prompt in shown]
+    plan = cell.config.method.plan(shots)
     if plan.demonstrations:  # it trains on prompts that hold some
         room = limit - max(shape.source + shape.target for shape in shapes)
         before = _context(cell, cell.prompts[0].template, plan, tokens, room)
@@ -101,7 +107,19 @@ def _training(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Price
     drawn = [[shapes[index] for index in rng.integers(len(shapes), size=size)] for _ in range(64)]
     mean = np.mean([prices.train(_padded(batch)) for batch in drawn])
     search = np.mean([prices.train(shape) for shape in shapes]) if cell.config.method.searches else 0
-    return round(steps * float(mean) + len(cell.few_shot_sets[0].examples) * float(search))
+    return round(steps * float(mean) + shots * float(search))
+
+
+def _development(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pricer) -> int:
+    """FLOPs of reading one run's development rows while it trains, if it does not end early."""
+    few_shot, recipe = cell.few_shot_sets[0], cell.config.recipe
+    rows, development = len(few_shot.examples), len(few_shot.development)
+    read = most_read(cell.config.method.training_steps(recipe, rows), recipe, rows, development)
+    if not read:
+        return 0
+    shown = _rendered(cell, few_shot.development[:SAMPLE])
+    mean = np.mean([prices.predict(_shape(cell, prompt, tokens, limit, prices.backbone)) for prompt in shown])
+    return round(read * float(mean))
 
 
 def _prediction(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pricer) -> tuple[int, int]:
@@ -147,9 +165,14 @@ def _context(cell: PreparedCell, template: str, plan: ReadingPlan, tokens: Count
 
 
 def _few_shot_prompts(cell: PreparedCell) -> list[Prompt]:
+    """The training rows of the first run in all their templates: the first of many."""
+    return _rendered(cell, cell.few_shot_sets[0].examples[:SAMPLE])
+
+
+def _rendered(cell: PreparedCell, examples: Sequence[Example]) -> list[Prompt]:
     templates = cell.task.templates if cell.config.template in DRAWN else [cell.task.template(cell.config.template)]
     found = []
-    for example in cell.few_shot_sets[0].examples:
+    for example in examples:
         for template in templates:
             try:
                 found.append(template.render(example.uid, example.fields))

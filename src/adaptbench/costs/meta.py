@@ -19,7 +19,7 @@ from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.choices import Choices
-from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
+from adaptbench.training.optim import RunOptimizer, update_rule
 
 WHOLE = PassSize()
 
@@ -78,8 +78,7 @@ class MetaRun:
             losses.sum().backward()
 
     def optimizer(self) -> RunOptimizer:
-        update = Adafactor() if self.recipe.optimizer == "adafactor" else AdamW()
-        return RunOptimizer(self.adaptation.parameters, update, 1, not self.adaptation.tuned)
+        return RunOptimizer(self.adaptation.parameters, update_rule(self.recipe), 1, not self.adaptation.tuned)
 
     def optimizer_step(self, optimizer: RunOptimizer) -> None:
         alive = torch.ones(1, dtype=torch.bool, device=self.adaptation.backbone.device)

@@ -21,6 +21,7 @@ from adaptbench.models.checks import positions
 from adaptbench.schema import RecipeConfig
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.choices import Choices
+from adaptbench.training.development import most_read
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class PlannedCell:
     lengths: Lengths
     shots: int
     task: TaskType = field(default_factory=Choices)
+    development: int = 0  # rows on which the best state of a training is chosen
 
     @cached_property
     def run(self) -> MetaRun:
@@ -148,7 +150,7 @@ class PlannedCell:
 
     @property
     def steps(self) -> int:
-        return getattr(self.method, "all_steps", 0) if self.run.adaptation.parameters else 0
+        return self.method.training_steps(self.recipe, self.shots) if self.run.adaptation.parameters else 0
 
 
 def spent(cell: PlannedCell) -> Spent:
@@ -177,7 +179,7 @@ def spent(cell: PlannedCell) -> Spent:
             steps * step + cell.searched * search,
             prices.adapt_by_paper((steps * rows + cell.searched) * (lengths.prompt + cell.context + cell.virtual)),
         )
-        + predict * cell.plan.content_free
+        + predict * (cell.plan.content_free + most_read(steps, cell.recipe, cell.shots, cell.development))
         + (once if cell.plan.shared and once else Flops(0, 0)),
         predict=predict,
         once=once,
@@ -219,6 +221,8 @@ def _notes(cell: PlannedCell) -> list[str]:
         found.append("what is read once is read once for every template; this is the bill of one")
     if plan.content_free:
         found.append("calibration is read once where all prompts have the same choices, else for every prompt")
+    if cell.development and cell.steps:
+        found.append("training to the end, its development rows read as often as the recipe says; it may end earlier")
     return found
 
 

@@ -20,10 +20,20 @@ class Example:
     fields: Mapping[str, Any]
     origin: str = field(default="", compare=False)
     """File and row, for messages; no part of the content."""
+    _content: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def label(self) -> int:
         return self.fields.get("label", UNLABELLED)
+
+    @property
+    def content(self) -> bytes:
+        """What fingerprints are of, written once: every seed draws the same rows, in an order of its own."""
+        content = self._content
+        if content is None:  # a cached_property would give every row a dictionary of its own
+            content = _line(dict(self.fields))
+            object.__setattr__(self, "_content", content)
+        return content
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,8 @@ class TaskData:
     """
 
     name: str
-    shots: int
+    shots: int | str
+    """Few-shot examples, or all."""
     train: Sequence[Example]
     evaluation: Sequence[Example]
     templates: Sequence[Template]
@@ -44,6 +55,12 @@ class TaskData:
     type: TaskType = field(default_factory=Choices)
     draws: Mapping[int, Sequence[Example]] = field(default_factory=dict)
     sampling: str = "natural"
+    development: Sequence[Example] = ()
+    """Rows on which the best state of a training is chosen, the same for every seed;"""
+    held_out: int = 0
+    """or how many of them are held out of the draw of each."""
+    development_split: str | None = None
+    """What these rows are, in words."""
     answer_delimiter: str = " "
     evaluation_split: str = "evaluation"
     """What `evaluation` is, in words where it stands in for another split."""
@@ -60,19 +77,26 @@ class TaskData:
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 over the rows' content, in order: the same rows give the same fingerprint on any machine."""
-    return _sha256(dict(example.fields) for example in examples)
+    return _sha256(example.content for example in examples)
 
 
 def wording(templates: Sequence[Template]) -> str:
     """SHA-256 over the templates' content: a changed word is another question."""
     return _sha256(
-        {"name": template.name, "jinja": template.jinja, "choices": template.answer_choices} for template in templates
+        _line({"name": template.name, "jinja": template.jinja, "choices": template.answer_choices})
+        for template in templates
     )
 
 
-def _sha256(rows: Iterable[dict[str, Any]]) -> str:
+_ENCODER = json.JSONEncoder(sort_keys=True, default=str)
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return _ENCODER.encode(content).encode() + b"\n"
+
+
+def _sha256(lines: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-        digest.update(b"\n")
+    for line in lines:
+        digest.update(line)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from adaptbench.errors import InputError
 from adaptbench.schema import DatasetConfig
 from adaptbench.tasks import task_type
 
+EVALUATION = "evaluation"  # dataset.development: the best state is chosen on the rows that are reported
 SHIPPED = Path(__file__).parent.parent / "real"
 
 
@@ -46,7 +47,9 @@ def load_task(config: DatasetConfig) -> TaskData:
         train, more = _split(config, "train", config.train, templates)
         skipped += more
     evaluation, more, split = _evaluation(config, templates)
-    train = _distinct(config, train, evaluation)
+    skipped += more
+    development, held_out, source, more = _development(config, evaluation, templates)
+    train = _distinct(config, train, [*evaluation, *development])
     return TaskData(
         name=config.name,
         shots=config.shots or 0,
@@ -57,6 +60,9 @@ def load_task(config: DatasetConfig) -> TaskData:
         type=task_type(config),
         draws=draws,
         sampling=config.sampling,
+        development=development,
+        held_out=held_out,
+        development_split=source,
         answer_delimiter=config.answer_delimiter,
         evaluation_split=split,
         skipped=(*skipped, *more),
@@ -75,8 +81,8 @@ def _check(config: DatasetConfig) -> None:
         names = [columns] if isinstance(columns, str) else columns
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"dataset.columns.{field}={columns!r}: expected the name of a column, or a list of names")
-    if unknown := sorted(set(config.local) - {"train", "evaluation", "stand_in"}):
-        raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train, evaluation or stand_in")
+    if unknown := sorted(set(config.local) - {"train", "development", "evaluation", "stand_in"}):
+        raise InputError(f"dataset.local: unknown {unknown[0]!r}, expected train, development, evaluation or stand_in")
     if (config.stand_in is None) != ("stand_in" not in config.local):
         raise InputError(f"dataset {config.name!r}: 'stand_in' names a split, 'local.stand_in' its file: both or none")
 
@@ -87,11 +93,15 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
     if config.name not in tasks.names() + tasks.names(split="development"):
         raise InputError(f"dataset.name={config.name!r}: not a task of the embedded world")
     task = tasks.load(config.name)
+    evaluation = to_examples(config, task.evaluation, "evaluation")[0]
+    if isinstance(config.development, str) and config.development != EVALUATION:
+        raise InputError(f"dataset.development={config.development!r}: expected a number of rows or {EVALUATION}")
+    development, held_out, source, _ = _development(config, evaluation, ())
     return TaskData(
         name=config.name,
         shots=config.shots or task.shots,
         train=to_examples(config, task.train, "train")[0],
-        evaluation=to_examples(config, task.evaluation, "evaluation")[0],
+        evaluation=evaluation,
         templates=[
             Template(config.name, entry["name"], entry["jinja"], entry["answer_choices"], (), config.answer_delimiter)
             for entry in task.templates
@@ -99,6 +109,9 @@ def _from_microworld(config: DatasetConfig) -> TaskData:
         metric=config.metric,
         type=task_type(config),
         sampling=config.sampling,
+        development=development,
+        held_out=held_out,
+        development_split=source,
         answer_delimiter=config.answer_delimiter,
     )
 
@@ -117,6 +130,21 @@ def _evaluation(config: DatasetConfig, templates: Sequence[Template]) -> tuple[l
             raise
         split = f"{config.stand_in} in place of {config.evaluation}"
         return *_split(config, "stand_in", config.stand_in, templates, labelled), split
+
+
+def _development(
+    config: DatasetConfig, evaluation: list[Example], templates: Sequence[Template]
+) -> tuple[list[Example], int, str | None, list[str]]:
+    """Development rows of every seed, or how many to hold out of each draw; what they are, and rows left out."""
+    named = config.development
+    if named is None:
+        return [], 0, None, []
+    if isinstance(named, int):
+        return [], named, f"{named:,} training rows", []
+    if named == EVALUATION:
+        return evaluation, 0, "the evaluated rows themselves (optimistic)", []
+    rows, skipped = _split(config, "development", named, templates)
+    return rows, 0, named, skipped
 
 
 def _split(

@@ -23,14 +23,15 @@ from adaptbench.data.templates import Prompt
 from adaptbench.errors import InputError
 from adaptbench.methods.contexts import Contexts, ReadingPlan
 from adaptbench.methods.norms import train_norms
-from adaptbench.methods.selection import PARTS, Trial, log_loss, prequential
+from adaptbench.methods.selection import Trial, log_loss, prequential
 from adaptbench.models.anatomy import Anatomy
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import Delta
 from adaptbench.schema import RecipeConfig
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.choices import Choices
-from adaptbench.training.loop import TrainingLog, losses_of_passes, shape_together, train
+from adaptbench.training.log import TrainingLog
+from adaptbench.training.loop import losses_of_passes, shape_together, train
 
 METHODS: dict[str, type["Method"]] = {}
 NOT_STORED = ("select", "candidates")  # how a learning rate was found: nobody who uses what it led to needs to know
@@ -175,6 +176,10 @@ class Method:
         """What it needs from disk and does not find, with what to do about it; asked before a model is loaded."""
         return None
 
+    def training_steps(self, recipe: RecipeConfig, rows: int) -> int:
+        """Steps that a run on so many training rows takes; fewer where its training ends early."""
+        return 0
+
     def plan(self, shots: int) -> ReadingPlan:
         """What a prediction reads with so many shots: the prompt alone, unless demonstrations come before it."""
         return ReadingPlan()
@@ -261,11 +266,16 @@ class TrainedMethod(Method):
     candidates: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     """Factors of the learning rate."""
 
-    @property
-    def all_steps(self) -> int:
-        """Training steps of a run, those of every candidate included."""
-        trainings = 1 if self.select == "none" else 1 + PARTS * len(self.candidates)
-        return trainings * self.steps
+    def training_steps(self, recipe: RecipeConfig, rows: int) -> int:
+        """Those of every candidate included."""
+        if self.select == "none":
+            return self.steps_on(recipe, rows)
+        parts = [self.steps_on(recipe, count) for count in (rows // 4, rows // 2)]
+        return len(self.candidates) * sum(parts) + self.steps_on(recipe, rows)
+
+    def steps_on(self, recipe: RecipeConfig, rows: int) -> int:
+        """Steps of one training on so many rows: the recipe's epochs, or the method's own number."""
+        return self.steps if recipe.epochs is None else max(1, round(recipe.epochs * rows / recipe.batch_size))
 
     def check_selection(self) -> None:
         """Find fault with `select`.
@@ -305,7 +315,8 @@ class TrainedMethod(Method):
         adaptation = trained(few_shot_sets, found.rates)
         log = adaptation.log
         log.shapes = [[*before, *own] for before, own in zip(found.trained, log.shapes, strict=True)]
-        log.predicted = found.predicted
+        own = log.predicted or [[] for _ in found.predicted]
+        log.predicted = [[*before, *rest] for before, rest in zip(found.predicted, own, strict=True)]
         log.nats = [{rate: nats[run] for rate, nats in found.nats.items()} for run in range(len(found.rates))]
         log.selected = [{"learning_rate": rate} for rate in found.rates]
         return adaptation
@@ -336,7 +347,7 @@ class TrainedMethod(Method):
                 task,
                 few_shot_sets,
                 recipe,
-                steps=self.steps,
+                steps=self.steps_on(recipe, len(few_shot_sets[0].examples)),
                 learning_rate=self.learning_rate if rates is None else rates,
                 scale_parameter=self.scale_parameter,
                 run_axis=not adaptation.tuned,
@@ -354,7 +365,7 @@ def _log_losses(adaptation: Adaptation, batches: Sequence[Sequence[Encoded]]) ->
     size = task.pass_size(backbone, shape_together(task, batches), len(batches))
     total = torch.zeros(len(batches), device=backbone.device)
     with adaptation.attached():
-        for losses in losses_of_passes(task, backbone, batches, log_loss(task), size):
+        for losses in losses_of_passes(task, backbone, batches, RecipeConfig(losses=log_loss(task)), size):
             total += losses
     return total
 

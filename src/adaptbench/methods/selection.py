@@ -19,11 +19,11 @@ from adaptbench.data.prompts import render
 from adaptbench.errors import InputError
 from adaptbench.models.backbone import Backbone
 from adaptbench.tasks import TaskType
-from adaptbench.training.loop import TrainingLog
+from adaptbench.training.log import TrainingLog
 
 SELECTION_STREAM = 5  # keeps the templates of predicted shots apart from other uses of the seed
 LOG_LOSSES = ("length_normalized", "lm")  # the first that a task has: of the right choice, or of the target
-PARTS, FEWEST = 2, 4  # how often a candidate trains and predicts; shots that this takes
+FEWEST = 4  # shots that this takes
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Put every evaluation prompt to an adapted model, for all its runs."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -8,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from adaptbench.data.batching import Encoded, context_length, encode
 from adaptbench.data.templates import Prompt
@@ -16,10 +14,8 @@ from adaptbench.data.tokenization import Ids
 from adaptbench.methods.base import Adaptation
 from adaptbench.methods.contexts import Context
 from adaptbench.models.backbone import Backbone
-from adaptbench.scoring.limits import PassSize, smaller
+from adaptbench.scoring.passes import Passes
 from adaptbench.scoring.shared_context import shared_context
-
-CPU_TOKENS = 8192  # larger passes are no faster there, and take memory
 
 
 @dataclass(frozen=True)
@@ -90,19 +86,17 @@ def evaluate(
         batch_size: most rows in a pass, over all runs that share it; fewer, or some of their choices at a time, where
             the logits would take more than `model.logits_limit` or memory runs out (which the adaptation's log counts).
         run_readings: each run's readings, where they are known already.
-        tokens: most tokens in a pass, padding included; None is `CPU_TOKENS` on a CPU, and no bound elsewhere.
+        tokens: most tokens in a pass, padding included; see `Passes`.
     """
     runs = len(adaptation.seeds)
     if run_readings is None:
         run_readings = all_readings(adaptation, prompts)
-    if tokens is None and adaptation.backbone.device.type == "cpu":
-        tokens = CPU_TOKENS
-    ask = _Passes(adaptation, batch_size, tokens or sys.maxsize, progress)
+    ask = Passes(adaptation.task, adaptation.backbone, adaptation.log, batch_size, tokens, progress)
     with adaptation.attached():
         if adaptation.contexts is not None:
             return [_in_context(adaptation, prompts, run, run_readings[run], ask) for run in range(runs)]
         together = 1 if adaptation.same_for_all_runs else runs
-        return ask([reading.encoded for reading in run_readings[0]], together) * (runs // together)
+        return ask([[reading.encoded for reading in run_readings[0]]] * together) * (runs // together)
 
 
 def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list[Reading]]:
@@ -114,7 +108,7 @@ def all_readings(adaptation: Adaptation, prompts: Sequence[Prompt]) -> list[list
 
 
 def _in_context(
-    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, every: Sequence[Reading], ask: "_Passes"
+    adaptation: Adaptation, prompts: Sequence[Prompt], run: int, every: Sequence[Reading], ask: Passes
 ) -> list[Any]:
     """One run's answers: every prompt after its contexts, the answers combined over them."""
     assert adaptation.contexts is not None
@@ -130,7 +124,7 @@ def _in_context(
         tokens = held[context].already_read if context else 0
         ids = held[context].encoded.source[:tokens] if context else ()
         with shared_context(adaptation.backbone, ids) if context else nullcontext():
-            (found,) = ask([_after(encoded, tokens) for encoded in rows.values()], 1, tokens)
+            (found,) = ask([[_after(encoded, tokens) for encoded in rows.values()]], tokens)
         answers |= {(context, key): answer for key, answer in zip(rows, found, strict=True)}
     by_turn: list[dict[int, list[tuple[Reading, Any]]]] = [{} for _ in prompts]
     for reading in every:
@@ -148,42 +142,3 @@ def _key(encoded: Encoded) -> tuple:
 
 def _after(encoded: Encoded, tokens: int) -> Encoded:
     return replace(encoded, source=encoded.source[tokens:])
-
-
-@dataclass(frozen=True)
-class _Passes:
-    """Answers encoded prompts in passes of as many rows as memory allows."""
-
-    adaptation: Adaptation
-    batch_size: int
-    tokens: int
-    progress: bool
-
-    def __call__(self, encoded: Sequence[Encoded], runs: int, already_read: int = 0) -> list[list[Any]]:
-        """Each run's answers, in the order of `encoded`."""
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].source))  # little padding
-        task, backbone = self.adaptation.task, self.adaptation.backbone
-        results: list[dict[int, Any]] = [{} for _ in range(runs)]
-        most, start = PassSize(rows=max(1, self.batch_size // runs)), 0
-        quiet = None if self.progress else True
-        with tqdm(total=len(order), desc="evaluating", leave=False, disable=quiet, mininterval=1) as bar:
-            while start < len(order):
-                indices = order[start : start + most.rows]
-                shape = task.shape_of([encoded[index] for index in indices])
-                row = shape.source + shape.choices * shape.target
-                few = PassSize(rows=max(1, self.tokens // max(1, row * runs)))
-                size = task.pass_size(backbone, shape, runs).within(most).within(few)
-                indices = indices[: size.rows]
-                rows = [encoded[index] for index in indices]
-                try:
-                    answers = task.answer(backbone, rows, runs, already_read, size)
-                except (RuntimeError, MemoryError) as error:
-                    most = smaller(error, size, most)
-                    self.adaptation.log.halvings += 1
-                    continue
-                self.adaptation.log.slices = max(self.adaptation.log.slices, -(-shape.choices // size.choices))
-                for run in range(runs):
-                    results[run].update(zip(indices, answers[run], strict=True))
-                start += len(rows)
-                bar.update(len(rows))
-        return [[answers[index] for index in range(len(encoded))] for answers in results]

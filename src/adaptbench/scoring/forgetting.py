@@ -22,7 +22,7 @@ from adaptbench.microworld.world import build
 from adaptbench.models.backbone import Backbone
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.tasks.choices import Choices
-from adaptbench.training.loop import TrainingLog
+from adaptbench.training.log import TrainingLog
 
 PROSE = Path(__file__).parent.parent / "real" / "prose" / "passages.jsonl"
 STORIES, SENTENCES = 200, 4  # of the embedded world

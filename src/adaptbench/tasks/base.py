@@ -72,6 +72,7 @@ class TaskType:
     )
     bare: ClassVar[bool] = False  # asked of a model without a head of its own (`models/encoders.py`)
     demonstrates: ClassVar[bool] = True  # can be answered after demonstrations, without any training
+    smooths: ClassVar[bool] = False  # can be trained with label smoothing
     ranks_choices: ClassVar[bool] = False  # knows a probability of each choice, by which contexts can be combined
 
     @classmethod
@@ -179,8 +180,15 @@ class TaskType:
         """What the model says of a batch, in passes of this size: what losses are computed from."""
         raise NotImplementedError
 
-    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
-        """(R,) losses from the output of `forward`, each the mean over the rows of its run alone."""
+    def run_losses(
+        self, names: Sequence[str], output: Tensor, batch: Batch, runs: int, smoothing: float = 0.0
+    ) -> Tensor:
+        """(R,) losses from the output of `forward`, each the mean over the rows of its run alone.
+
+        Args:
+            names: of losses, where there are several.
+            smoothing: share of the target probability that is spread over all classes, where `smooths`.
+        """
         raise NotImplementedError
 
     def predict(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
@@ -188,11 +196,12 @@ class TaskType:
         return self.forward(backbone, batch, size)
 
     def answer(
-        self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
+        self, backbone: Backbone, blocks: Sequence[Sequence[Encoded]], already_read: int, size: PassSize
     ) -> list[list[Any]]:
-        """(R, B) answers to the same rows for every run, in one pass.
+        """(R, B) answers in one pass.
 
         Args:
+            blocks: (R, B) what every run is asked.
             already_read: tokens before every row whose keys and values are held.
         """
         raise NotImplementedError

@@ -79,21 +79,19 @@ class Choices(TaskType):
         """(N, C, T) log-probability of every token of every choice."""
         return in_slices(backbone, batch, size.choices)
 
-    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
+    def run_losses(
+        self, names: Sequence[str], output: Tensor, batch: Batch, runs: int, smoothing: float = 0.0
+    ) -> Tensor:
         return per_run_loss(names, output, batch.target_mask, batch.label, runs)
 
     def answer(
-        self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
+        self, backbone: Backbone, blocks: Sequence[Sequence[Encoded]], already_read: int, size: PassSize
     ) -> list[list[ChoiceScores]]:
-        batch = self.collate([*rows] * runs, backbone, already_read)
-        sums = self.forward(backbone, batch, size).double().sum(2).view(runs, len(rows), -1).tolist()
-        tokens = [tuple(len(choice) for choice in row.choices) for row in rows]
+        batch = self.collate([row for rows in blocks for row in rows], backbone, already_read)
+        sums = self.forward(backbone, batch, size).double().sum(2).view(len(blocks), len(blocks[0]), -1).tolist()
         return [
-            [
-                ChoiceScores(row.prompt, tuple(values[: len(lengths)]), lengths)
-                for row, values, lengths in zip(rows, run, tokens, strict=True)
-            ]
-            for run in sums
+            [_choice_scores(row, values) for row, values in zip(rows, run, strict=True)]
+            for rows, run in zip(blocks, sums, strict=True)
         ]
 
     def combine(self, prompt: Prompt, turns: Sequence[Sequence[tuple[Any, Any]]], multiplied: bool) -> ChoiceScores:
@@ -170,3 +168,9 @@ def product(answers: Sequence[ChoiceScores]) -> ChoiceScores:
     """Choice probabilities multiplied over the contexts of a prompt, as their geometric mean: the order is the same."""
     each = np.array([answer.log_likelihoods for answer in answers])
     return replace(answers[0], log_likelihoods=tuple(each.mean(axis=0).tolist()))
+
+
+def _choice_scores(row: Encoded, log_likelihoods: Sequence[float]) -> ChoiceScores:
+    """Of one row's own choices; a batch is padded to the row with most."""
+    tokens = tuple(len(choice) for choice in row.choices)
+    return ChoiceScores(row.prompt, tuple(log_likelihoods[: len(tokens)]), tokens)

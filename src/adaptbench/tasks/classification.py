@@ -86,6 +86,8 @@ class BareTask(TaskType):
 class Classification(BareTask):
     """A text or a pair of texts has one of C classes, or (C = 1) a number."""
 
+    smooths: ClassVar[bool] = True
+
     classes: int = 2
     regression: bool = False
 
@@ -153,21 +155,24 @@ class Classification(BareTask):
         head: Any = backbone.head
         return head.pieces["head"](states.view(head.runs, -1, states.shape[-1])).flatten(0, 1)
 
-    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
+    def run_losses(
+        self, names: Sequence[str], output: Tensor, batch: Batch, runs: int, smoothing: float = 0.0
+    ) -> Tensor:
         """Cross-entropy, or the squared error of a number, whatever losses a recipe names."""
         if self.regression:
             losses = mse_loss(output[:, 0], batch.label.to(output.dtype), reduction="none")
         else:
-            losses = cross_entropy(output, batch.label, reduction="none")
+            losses = cross_entropy(output, batch.label, reduction="none", label_smoothing=smoothing)
         return losses.view(runs, -1).mean(1)
 
     def answer(
-        self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
+        self, backbone: Backbone, blocks: Sequence[Sequence[Encoded]], already_read: int, size: PassSize
     ) -> list[list[ClassScores]]:
-        batch = self.collate([*rows] * runs, backbone)
-        scores = self.forward(backbone, batch, size).double().view(runs, len(rows), -1).tolist()
+        batch = self.collate([row for rows in blocks for row in rows], backbone)
+        scores = self.forward(backbone, batch, size).double().view(len(blocks), len(blocks[0]), -1).tolist()
         return [
-            [ClassScores(row.prompt, tuple(values)) for row, values in zip(rows, run, strict=True)] for run in scores
+            [ClassScores(row.prompt, tuple(values)) for row, values in zip(rows, run, strict=True)]
+            for rows, run in zip(blocks, scores, strict=True)
         ]
 
     def problem(self, answers: Sequence[ClassScores]) -> str | None:

@@ -149,22 +149,26 @@ class Generation(TaskType):
         """(N, 1, T) log-probability of every token of the right answer."""
         return in_slices(backbone, batch, size.choices)
 
-    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
+    def run_losses(
+        self, names: Sequence[str], output: Tensor, batch: Batch, runs: int, smoothing: float = 0.0
+    ) -> Tensor:
         return per_run_loss(names, output, batch.target_mask, batch.label, runs)
 
     def answer(
-        self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
+        self, backbone: Backbone, blocks: Sequence[Sequence[Encoded]], already_read: int, size: PassSize
     ) -> list[list[Produced]]:
-        batch = self.collate([*rows] * runs, backbone, already_read)
+        rows = [row for block in blocks for row in block]
+        batch = self.collate(rows, backbone, already_read)
         search = self.search(backbone)
         found = decode(backbone, batch, search)
         not_in_text = 1 if forced_token(backbone, search) is None else 2
         texts = [backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
         produced = [
             Produced(row.prompt, self.cut(text), min(len(ids) + not_in_text, self.decoding.max_new_tokens))
-            for row, text, ids in zip([*rows] * runs, texts, found, strict=True)
+            for row, text, ids in zip(rows, texts, found, strict=True)
         ]
-        return [produced[start : start + len(rows)] for start in range(0, len(produced), len(rows))]
+        each = len(blocks[0])
+        return [produced[start : start + each] for start in range(0, len(produced), each)]
 
     def search(self, backbone: Backbone) -> Decoding:
         own, language = self.decoding, self.decoding.target_language

@@ -161,37 +161,44 @@ class Spans(BareTask):
         logits = head.pieces["head"](states.reshape(head.runs, -1, width)).reshape(n, length, 2).transpose(1, 2)
         return logits.masked_fill(~batch.source_mask[:, None], torch.finfo(logits.dtype).min)
 
-    def run_losses(self, names: Sequence[str], output: Tensor, batch: Batch, runs: int) -> Tensor:
+    def run_losses(
+        self, names: Sequence[str], output: Tensor, batch: Batch, runs: int, smoothing: float = 0.0
+    ) -> Tensor:
         """Cross-entropy of start and end, averaged, whatever losses a recipe names."""
         losses = cross_entropy(output.flatten(0, 1), batch.label.flatten(), reduction="none")
         return losses.view(runs, -1).mean(1)
 
     def answer(
-        self, backbone: Backbone, rows: Sequence[Encoded], runs: int, already_read: int, size: PassSize
+        self, backbone: Backbone, blocks: Sequence[Sequence[Encoded]], already_read: int, size: PassSize
     ) -> list[list[FoundSpans]]:
-        windows = [window for row in rows for window in _windows(row)]
-        logits = self._logits(backbone, windows, runs, size.rows)
+        logits = self._logits(backbone, [[w for row in rows for w in _windows(row)] for rows in blocks], size.rows)
         found: list[list[FoundSpans]] = []
-        for run in range(runs):
+        for rows, of_run in zip(blocks, logits, strict=True):
             own, place = [], 0
             for row in rows:
                 part = _windows(row)
-                own.append(self._found(row.prompt, part, logits[run][place : place + len(part)]))
+                own.append(self._found(row.prompt, part, of_run[place : place + len(part)]))
                 place += len(part)
             found.append(own)
         return found
 
-    def _logits(self, backbone: Backbone, windows: Sequence[Window], runs: int, most: int) -> list[list[np.ndarray]]:
-        """(R) lists of (2, S) logits of every window, in passes of so many windows."""
-        found: list[list[np.ndarray]] = [[] for _ in range(runs)]
-        for start in range(0, len(windows), most):
-            part = list(windows[start : start + most])
-            texts = pad_texts(part * runs, backbone.pad_id)
-            nowhere = torch.zeros(len(part) * runs, 2, dtype=torch.long)
+    def _logits(self, backbone: Backbone, windows: Sequence[Sequence[Window]], most: int) -> list[list[np.ndarray]]:
+        """(R) lists of (2, S) logits of every window of each run, in passes of so many windows.
+
+        A run whose contexts have fewer windows reads its last one again, so that all runs share every pass.
+        """
+        found: list[list[np.ndarray]] = [[] for _ in windows]
+        longest = max(map(len, windows))
+        filled = [[*own, *[own[-1]] * (longest - len(own))] for own in windows]
+        for start in range(0, longest, most):
+            parts = [own[start : start + most] for own in filled]
+            texts = pad_texts([window for part in parts for window in part], backbone.pad_id)
+            size = len(parts[0])
+            nowhere = torch.zeros(size * len(parts), 2, dtype=torch.long)
             batch = text_batch(*texts, nowhere).to(backbone.device)
             output = self.forward(backbone, batch, PassSize()).double().cpu().numpy()
-            for run in range(runs):
-                found[run] += list(output[run * len(part) : (run + 1) * len(part)])
+            for run, of_run in enumerate(found):
+                of_run += list(output[run * size : (run + 1) * size])
         return found
 
     def _found(self, prompt: Prompt, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> FoundSpans:

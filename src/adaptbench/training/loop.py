@@ -1,7 +1,8 @@
 """The few-shot training loop: R runs, one forward and backward through the shared model per step."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,24 +17,10 @@ from adaptbench.models.backbone import Backbone
 from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.limits import PassSize, smaller
 from adaptbench.tasks import TaskType
-from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
+from adaptbench.training.development import BestStates, DevelopmentRows
+from adaptbench.training.log import TrainingLog
+from adaptbench.training.optim import RunOptimizer, linear_schedule, update_rule
 from adaptbench.training.stream import TrainingStream
-
-
-@dataclass
-class TrainingLog:
-    """What happened: per run the shape of every batch (what it would have been alone), losses and failures."""
-
-    shapes: list[list[Shape]] = field(default_factory=list)  # R lists of one shape per step
-    losses: list[list[float]] = field(default_factory=list)  # one list of R losses per step
-    failures: dict[int, str] = field(default_factory=dict)  # run -> why it failed
-    trained_parameters: int | None = None  # of one run, while it trained
-    halvings: int = 0  # how often memory ran out, and a pass was repeated with half its rows, or of its row's choices
-    most: PassSize = field(default_factory=PassSize)  # the largest pass of a step, since memory last ran out
-    predicted: list[list[Shape]] = field(default_factory=list)  # R lists of batches that were only read, to select
-    selected: list[dict[str, float]] = field(default_factory=list)  # of every run, the hyper-parameters chosen on shots
-    nats: list[dict[float, float]] = field(default_factory=list)  # and of every candidate its log-loss on shots
-    slices: int = 1  # in how many passes the choices of a row were read, at most
 
 
 def train(
@@ -57,7 +44,8 @@ def train(
         learning_rate: of all runs, or of each.
         before: for each run, what the prompt of a shot (its index) is read after; nothing if None.
 
-    A run whose loss or gradient is no longer finite stops there and is reported; the others go on untouched.
+    A run whose loss or gradient is no longer finite stops there and is reported; the others go on untouched. Where the
+    sets have development rows, every run is left in the state that scored best on its own.
     """
     runs = len(few_shot_sets)
     rates = list(learning_rate) if isinstance(learning_rate, Sequence) else [learning_rate] * runs
@@ -66,26 +54,31 @@ def train(
         TrainingStream(task, few_shot, template, recipe.batch_size, partial(task.type.encode, backbone), context)
         for few_shot, context in zip(few_shot_sets, contexts, strict=True)
     ]
-    update = Adafactor(scale_parameter) if recipe.optimizer == "adafactor" else AdamW()
-    optimizer = RunOptimizer(parameters, update, runs, run_axis)
-    log = TrainingLog(shapes=[[] for _ in range(runs)])
+    optimizer = RunOptimizer(parameters, update_rule(recipe, scale_parameter), runs, run_axis)
+    log = TrainingLog(shapes=[[] for _ in range(runs)], most=PassSize(rows=recipe.rows_per_pass or sys.maxsize))
+    rows = DevelopmentRows.of(backbone, task, few_shot_sets, recipe, template)
+    best = BestStates(rows, parameters, runs, run_axis, log) if rows else None
     log.trained_parameters = sum(parameter.numel() for parameter in parameters) // (runs if run_axis else 1)
     alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
     torch.manual_seed(few_shot_sets[0].seed)  # dropout
     backbone.train()
     for step in tqdm(range(steps), desc="adapting", leave=False, disable=None if progress else True, mininterval=1):
         batches = [stream.next_batch() for stream in streams]
-        for run, rows in enumerate(batches):
-            log.shapes[run].append(task.type.shape_of(rows))
-        losses = accumulate(task.type, backbone, batches, recipe.losses, optimizer, log)
+        for run in alive.nonzero()[:, 0].tolist():
+            log.shapes[run].append(task.type.shape_of(batches[run]))
+        losses = accumulate(task.type, backbone, batches, recipe, optimizer, log)
         factor = linear_schedule(step, steps, recipe.warmup_fraction)
         still_alive = optimizer.step([rate * factor for rate in rates], recipe.clip_norm, alive & losses.isfinite())
         for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
             log.failures[run] = f"loss {losses[run].item()} or its gradient is not finite at step {step + 1}"
         alive = still_alive
         log.losses.append(losses.tolist())
+        if best is not None and best.due(step + 1, steps):
+            alive = best.look(backbone, step + 1, alive)
         if not alive.any():
             break
+    if best is not None:
+        best.restore()
     backbone.train(False)
     return log
 
@@ -94,7 +87,7 @@ def accumulate(
     task: TaskType,
     backbone: Backbone,
     batches: Sequence[Sequence[Encoded]],
-    names: Sequence[str],
+    recipe: RecipeConfig,
     optimizer: RunOptimizer,
     log: TrainingLog,
 ) -> Tensor:
@@ -106,7 +99,7 @@ def accumulate(
     while True:
         size = task.pass_size(backbone, shape, len(batches)).within(log.most)
         try:
-            losses = _accumulate(task, backbone, batches, names, optimizer, size)
+            losses = _accumulate(task, backbone, batches, recipe, optimizer, size)
         except (RuntimeError, MemoryError) as error:
             log.most = smaller(error, size, log.most)
             log.halvings += 1
@@ -119,14 +112,14 @@ def _accumulate(
     task: TaskType,
     backbone: Backbone,
     batches: Sequence[Sequence[Encoded]],
-    names: Sequence[str],
+    recipe: RecipeConfig,
     optimizer: RunOptimizer,
     size: PassSize,
 ) -> Tensor:
     """The same in passes of this size. A function of its own: what a failed pass held is free for the next one."""
     optimizer.zero_grad()
     total = torch.zeros(len(batches), device=backbone.device)
-    for losses in losses_of_passes(task, backbone, batches, names, size):
+    for losses in losses_of_passes(task, backbone, batches, recipe, size):
         losses.sum().backward()  # a run's parameters only ever meet the loss of its own block
         total = total + losses.detach()
     return total
@@ -139,12 +132,13 @@ def shape_together(task: TaskType, batches: Sequence[Sequence[Encoded]]) -> Shap
 
 
 def losses_of_passes(
-    task: TaskType, backbone: Backbone, batches: Sequence[Sequence[Encoded]], names: Sequence[str], size: PassSize
+    task: TaskType, backbone: Backbone, batches: Sequence[Sequence[Encoded]], recipe: RecipeConfig, size: PassSize
 ) -> Iterator[Tensor]:
     """Each pass's (R,) share of the mean losses over a batch of every run: their sum is that of the whole batch."""
     rows = len(batches[0])
     for start in range(0, rows, size.rows):
         part = [row for run_batch in batches for row in run_batch[start : start + size.rows]]
         batch = task.collate(part, backbone)
-        losses = task.run_losses(names, task.forward(backbone, batch, size), batch, len(batches))
+        output = task.forward(backbone, batch, size)
+        losses = task.run_losses(recipe.losses, output, batch, len(batches), recipe.label_smoothing)
         yield losses * (min(size.rows, rows - start) / rows)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptbench.models.precision import wide
+from adaptbench.schema import RecipeConfig
 
 Update = Callable[[Tensor, Tensor, dict[str, Tensor], int, Tensor], Tensor]  # value, gradient, state, step, rates
 
@@ -48,7 +49,7 @@ class Adafactor:
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2019), without weight decay unless asked."""
+    """AdamW (Loshchilov and Hutter 2019). Matrices decay if asked; biases and other vectors do not."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -58,7 +59,17 @@ class AdamW:
     def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: Tensor) -> Tensor:
         mean = _moving_mean(state, "mean", grad, self.beta1) / (1 - self.beta1**step)
         square = _moving_mean(state, "square", grad.square(), self.beta2) / (1 - self.beta2**step)
-        return lr * (mean / (square.sqrt() + self.epsilon) + self.weight_decay * value)
+        update = mean / (square.sqrt() + self.epsilon)
+        if self.weight_decay and min(value.shape[-2:]) > 1 and value.dim() > 2:
+            update += self.weight_decay * value
+        return lr * update
+
+
+def update_rule(recipe: RecipeConfig, scale_parameter: bool = True) -> Update:
+    """The optimizer that a recipe names."""
+    if recipe.optimizer == "adafactor":
+        return Adafactor(scale_parameter)
+    return AdamW(weight_decay=recipe.weight_decay)
 
 
 @dataclass
