@@ -16,7 +16,7 @@ PAGE = REPOSITORY / "docs" / "methods.md"
 HEAD = """# Methods
 
 Written by `python -m experiments.methods`; do not edit. One row for every configuration in `conf/method/`, with its
-parameters on T0-3B under `recipe=tfew` (–: for encoders alone). *Merges*: what is learned can be folded into the
+parameters on T0-3B under `recipe=tfew` (–: for encoders, or heads, alone). *Merges*: what is learned can be folded into the
 weights, so that predictions cost nothing extra. *Fuses*: several runs train in one pass. *Mixed*: different adapters
 can serve the rows of one batch (paper, section 3.3). What distinguishes two configurations stands in their YAML;
 `layer_norms: true` trains all layer norms besides, with any delta. The `_tfew` configurations are the ones the paper's
@@ -51,6 +51,8 @@ def page() -> str:
         try:
             trainable = f"{method.prepare(backbone, seeds=[0]).trainable:,}"
         except InputError:  # encoders alone
+            trainable = "–"
+        if method.heads_alone:
             trainable = "–"
         norms = "; all layer norms" if getattr(method, "layer_norms", False) and method.attachment != "norms" else ""
         cells = (

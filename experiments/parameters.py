@@ -57,9 +57,11 @@ def configurations(overrides: list[str]) -> Iterator[tuple[str, Config, Backbone
             if option == "hf_peft" and find_spec("peft") is None:
                 continue  # an optional extra
             config = as_config(compose("config", ["recipe=tfew", *overrides, f"method={option}"]))
-            if task_type(config.dataset).bare and getattr(config.method, "steps", None) is None:
+            untrained = getattr(config.method, "steps", None) is None or config.method.plan(1).demonstrations
+            if task_type(config.dataset).bare and untrained:
                 continue  # cannot be asked this kind of task
-            config = check(config)
+            if not config.method.heads_alone:  # of which there is none in most kinds of task
+                config = check(config)
             backbone = backbone or task_type(config.dataset).without_weights(config.model)
             yield option, config, backbone
 
@@ -69,6 +71,8 @@ def rows(overrides: list[str]) -> list[Row]:
     printed = figures_of_table_4()
     found: list[Row] = []
     for option, config, backbone in configurations(overrides):
+        if config.method.heads_alone and not task_type(config.dataset).bare:
+            continue
         try:
             adaptation = config.method.prepare(backbone, seeds=[0]).to_task(task_type(config.dataset))
         except InputError as error:

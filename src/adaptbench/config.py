@@ -96,6 +96,8 @@ def check(config: Config) -> Config:
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head that has to be trained, "
             "expected a method that trains"
         )
+    if config.method.heads_alone and not task.bare:
+        raise InputError(f"method={config.method.name}: dataset.task={task.kind} has no head to train")
     if not task.demonstrates and config.method.plan(1).demonstrations:
         raise InputError(
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head, and reads no demonstrations"

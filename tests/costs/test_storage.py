@@ -25,6 +25,15 @@ def test_priced_storage_is_the_size_of_the_files(backbones, tmp_path, architectu
     assert abs(stored_bytes(method, meta, context=77) - written) <= slack
 
 
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_a_network_that_is_folded_away_after_training_is_not_stored(backbones, tmp_path, architecture):
+    backbone, method = backbones[architecture], METHODS["prefix"](name="prefix", hidden=16)
+    real = method.prepare(backbone, seeds=[0])
+    written = method.save(real.for_inference(), tmp_path / "x", 0)
+    assert stored_bytes(method, method.prepare(backbone.on_meta(), seeds=[0]), context=0) == written
+    assert sum(parameter.numel() for parameter in real.parameters) > 1.5 * real.trainable
+
+
 def test_a_peft_tuner_is_priced_by_what_it_trains(backbones, tmp_path):
     """PEFT's files are its own; the weights in them are the price, give or take its configuration."""
     pytest.importorskip("peft")

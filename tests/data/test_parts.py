@@ -1,10 +1,13 @@
 """A path names a file, several files, some of the rows, or a list inside."""
 
+import hashlib
 import json
+import sys
+import types
 
 import pytest
 
-from adaptbench.data.parts import is_there, read_part
+from adaptbench.data.parts import is_there, read_part, split_share
 from adaptbench.data.sources import load_task
 from adaptbench.errors import InputError
 from adaptbench.schema import DatasetConfig
@@ -114,3 +117,108 @@ def test_repeated_rows_are_left_out_of_training_where_asked(tmp_path):
     assert len(found.evaluation) == 3, "an evaluation set stays as it is"
     with pytest.raises(InputError, match=r"dataset.deduplicate='sentence': no such field"):
         task(tmp_path, **files, deduplicate=["sentence"])
+
+
+TITLED = [{"text": f"row {i}", "title": f"article {i % 17}", "n": i % 5, "label": i % 2} for i in range(120)]
+HASHES = {row["title"]: int(hashlib.sha256(row["title"].encode()).hexdigest(), 16) % 100 for row in TITLED}
+
+
+@pytest.mark.parametrize("name", ["titled.jsonl", "titled.json#train", "titled_*.jsonl"])
+def test_hashes_of_a_column_name_rows(tmp_path, name):
+    """Every row is in one of the shares, in the file's order, with all others that have its title."""
+    write(tmp_path / "titled.jsonl", TITLED)
+    write(tmp_path / "titled_0.jsonl", TITLED[:50])
+    write(tmp_path / "titled_1.jsonl", TITLED[50:])
+    (tmp_path / "titled.json").write_text(json.dumps({"train": TITLED}))
+    bounds = {"[title%:70]": range(70), "[title%70:80]": range(70, 80), "[title%80:]": range(80, 100)}
+    found = {share: read_part(tmp_path / f"{name}{share}", "mine") for share in bounds}
+    assert all(is_there(tmp_path / f"{name}{share}") for share in bounds)
+    for share, hashes in bounds.items():
+        assert found[share] == [row for row in TITLED if HASHES[row["title"]] in hashes]
+    assert all(found.values())
+    assert read_part(tmp_path / f"{name}[title%:]", "mine") == TITLED
+
+
+def test_a_row_stays_in_its_share_whatever_else_a_file_holds(tmp_path):
+    write(tmp_path / "all.jsonl", TITLED)
+    write(tmp_path / "few.jsonl", TITLED[::-3])
+    many, few = ({row["text"] for row in read_part(tmp_path / f"{n}.jsonl[text%:30]", "mine")} for n in ("all", "few"))
+    assert few == many & {row["text"] for row in TITLED[::-3]}
+    assert {"row 0", "row 5"} & many == {f"row {i}" for i in (0, 5) if _hash(f"row {i}") < 30}
+
+
+def _hash(text):
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100
+
+
+def test_a_number_is_hashed_as_it_is_written(tmp_path):
+    write(tmp_path / "all.jsonl", TITLED)
+    assert {row["n"] for row in read_part(tmp_path / "all.jsonl[n%:50]", "mine")} == {
+        n for n in range(5) if _hash(str(n)) < 50
+    }
+
+
+def test_a_row_that_cannot_be_read_is_lost_in_no_share(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"title": "a"}\n{"title": \n')
+    for share in ("[title%:50]", "[title%50:]"):
+        assert read_part(tmp_path / f"bad.jsonl{share}", "mine")[-1].place == "line 2"
+
+
+EXPECTED = "expected [column%start:stop] with 0 <= start < stop <= 100"
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [
+        ("[title%70:70]", f"titled.jsonl[title%70:70]: {EXPECTED}"),
+        ("[title%80:70]", EXPECTED),
+        ("[title%:101]", EXPECTED),
+        ("[title%100:]", EXPECTED),
+        ("[title%-10:]", EXPECTED),
+        ("[title%a:b]", EXPECTED),
+        ("[title%70]", EXPECTED),
+        ("[title%]", EXPECTED),
+        ("[titel%:70]", "row 0: no column 'titel' (columns: text, title, n, label)"),
+        ("[10%:]", "no such file"),  # a slice of the hub's own
+    ],
+)
+def test_hashes_that_cannot_be_are_one_clear_line(tmp_path, share, says):
+    write(tmp_path / "titled.jsonl", TITLED)
+    with pytest.raises(InputError) as caught:
+        task(tmp_path, evaluation=f"titled.jsonl{share}")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_shares_of_one_file_are_a_training_and_an_evaluation_set(tmp_path):
+    write(tmp_path / "titled.jsonl", TITLED)
+    found = task(tmp_path, train="titled.jsonl[title%:60]", evaluation="titled.jsonl[title%60:]")
+    titles = [{example.fields["title"] for example in rows} for rows in (found.train, found.evaluation)]
+    assert titles[0]
+    assert titles[1]
+    assert not titles[0] & titles[1]
+    assert len(found.train) + len(found.evaluation) == len(TITLED)
+
+
+def test_splits_of_the_hub_have_shares_too(tmp_path, monkeypatch):
+    """The library is asked for the split, and for slices of its own kind as they stand."""
+    asked = []
+
+    def load_dataset(path, subset, split, **_):
+        asked.append(split)
+        return TITLED
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    hub = {"source": "hub", "path": "some/set", "evaluation": "test[10%:20%]"}
+    found = task(tmp_path, **hub, train="train[title%:60]")
+    assert asked == ["train", "test[10%:20%]"]
+    assert [e.fields["text"] for e in found.train] == [row["text"] for row in TITLED if HASHES[row["title"]] < 60]
+    with pytest.raises(InputError, match=r"some/set:train\[name%:60\], row 0: no column 'name'"):
+        task(tmp_path, **hub, train="train[name%:60]")
+    with pytest.raises(InputError, match=r"train\[title%60:10\]: expected"):
+        task(tmp_path, **hub, train="train[title%60:10]")
+
+
+@pytest.mark.parametrize("name", ["train", "train[:70]", "train[10%:20%]", "train[:10%]", "train[-5%:]", "a[b].csv"])
+def test_other_names_are_no_shares(name):
+    assert split_share(name) == (name, None)

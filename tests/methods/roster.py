@@ -22,7 +22,7 @@ KINDS = {
     for kind, method in METHODS.items()
     if issubclass(method, PeftMethod) and method.fuses and not method.whole_texts  # the latter: test_unipelt_paper.py
 }
-UNDER_A_HEAD = [kind for kind, method in METHODS.items() if method.whole_texts]
+UNDER_A_HEAD = [kind for kind, method in METHODS.items() if method.whole_texts or method.heads_alone]
 ON_LANGUAGE_MODELS = [kind for kind in METHODS if kind not in UNDER_A_HEAD]
 VARIANTS = {
     name: METHODS[next(kind for kind in sorted(KINDS, key=len, reverse=True) if name.startswith(kind))](

@@ -14,6 +14,7 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 
 def stored_bytes(method: Method, adaptation: Adaptation, context: int) -> int:
     """Size of all files one run stores; `context` is how many demonstration tokens an in-context method keeps."""
+    adaptation = adaptation.for_inference()
     tensors, metadata = method.stored_tensors(adaptation)
     head = adaptation.backbone.head
     if adaptation.contexts is None and not tensors and head is None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from adaptbench.data.parts import split_share
 from adaptbench.errors import InputError
 from adaptbench.schema import DatasetConfig
 
@@ -13,9 +14,14 @@ class Unavailable(InputError):
 def hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
     """Rows of a split, label numbers replaced by their names where the dataset's YAML declares one of those.
 
+    Args:
+        split: also with hashes of a column, as in `data/parts.py`: `train[title%:70]`.
+
     Raises:
         Unavailable: no `datasets` package, or neither hub nor cache can serve it.
+        InputError: hashes that the split cannot have.
     """
+    named, share = split_share(split)
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -23,14 +29,16 @@ def hub_rows(config: DatasetConfig, split: str) -> list[dict[str, Any]]:
         raise Unavailable(f"dataset {config.name!r}: {reason}") from error
     options = {"revision": config.revision} if config.revision else {}
     try:
-        loaded = load_dataset(config.path, config.subset, split=split, **options)
+        loaded = load_dataset(config.path, config.subset, split=named, **options)
     except Exception as error:  # the library raises a different type for each of its many ways to fail
         raise Unavailable(
             f"dataset {config.name!r}: cannot load {config.path!r} ({config.subset}, split {split}) from the hub "
             f"or its cache: {' '.join(str(error).split())[:200]}; fetch it where there is network with: "
             f"{fetch_command(config)}{_elsewhere(config)}"
         ) from error
-    rows = [dict(row) for row in loaded]
+    rows: list[Any] = loaded.to_list() if hasattr(loaded, "to_list") else [dict(row) for row in loaded]
+    if share is not None:
+        rows = share.of(rows, f"dataset {config.name!r}: {config.path}:{split}")
     for column, names in _label_names(loaded).items():
         if config.labels.keys().isdisjoint(names):
             continue  # the YAML declares the numbers

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet
 
 from adaptbench.data.hellaswag import rows_of_text
+from adaptbench.data.hyperpartisan import hyperpartisan_rows
 from adaptbench.data.squad import squad_rows
 from adaptbench.errors import InputError
 
@@ -128,7 +129,7 @@ def _is_json(text: str) -> bool:
 
 def _json_row(line: str, place: str) -> Row | Malformed:
     try:
-        row = json.loads(line, object_pairs_hook=_Pairs)
+        row = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         array = " (an array belongs in a .json file)" if line.lstrip().startswith("[") else ""
         return Malformed(place, f"not JSON: {error.msg}{array}")
@@ -141,13 +142,26 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object before its keys become those of a dictionary, where the last of two would win."""
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs)
+
+
 def _object(value: Any, place: str) -> Row | Malformed:
     if not isinstance(value, _Pairs):
         return Malformed(place, f"expected an object, found {json.dumps(value, default=list)[:40]}")
     try:
-        return {key: _plain(entry, key) for key, entry in _unique(value)}
+        return _fields(value)
     except InputError as error:
         return Malformed(place, str(error))
+
+
+def _fields(pairs: _Pairs, inside: str = "") -> Row:
+    """A JSON object as a dictionary, its texts checked. Most are ASCII, and then nothing is searched."""
+    found: Row = {}
+    for key, value in pairs:
+        if key in found or not (key.isascii() or _LONE.search(key) is None):
+            raise InputError(f"the field {key!r} {'stands twice' if key in found else 'holds a lone surrogate'}")
+        found[key] = value if type(value) is str and value.isascii() else _plain(value, f"{inside}{key}")
+    return found
 
 
 def _plain(value: Any, field: str) -> Any:
@@ -157,17 +171,8 @@ def _plain(value: Any, field: str) -> Any:
             raise InputError(f"field {field!r} holds a lone surrogate (half of a \\ud83d\\ude00 pair): no valid text")
         return value
     if isinstance(value, _Pairs):
-        return {key: _plain(entry, f"{field}.{key}") for key, entry in _unique(value)}
+        return _fields(value, f"{field}.")
     return [_plain(entry, field) for entry in value] if isinstance(value, list) else value
-
-
-def _unique(pairs: _Pairs) -> Iterator[tuple[str, Any]]:
-    seen: set[str] = set()
-    for key, value in pairs:
-        if key in seen or _LONE.search(key):
-            raise InputError(f"the field {key!r} {'stands twice' if key in seen else 'holds a lone surrogate'}")
-        seen.add(key)
-        yield key, value
 
 
 def _csv(file: Path, names: Sequence[str] = ()) -> list[Row | Malformed]:
@@ -227,6 +232,22 @@ def _parquet(file: Path) -> list[Row | Malformed]:
     return rows
 
 
+def _hyperpartisan(file: Path) -> list[Row | Malformed]:
+    return [*hyperpartisan_rows(file)]
+
+
+def _sst(file: Path) -> list[Row | Malformed]:
+    """A label, a blank and a sentence a line, as SST has circulated since Kim (2014)."""
+    rows: list[Row | Malformed] = []
+    for number, line in enumerate(_text(file).split("\n"), start=1):
+        label, blank, sentence = line.partition(" ")
+        if blank and label.isdigit():
+            rows.append({"label": label, "sentence": sentence})
+        elif line.strip():
+            rows.append(Malformed(f"line {number}", f"expected a label and a sentence, found {line[:40]!r}"))
+    return rows
+
+
 def _hellaswag(file: Path) -> list[Row | Malformed]:
     return [*rows_of_text(bz2.decompress(file.read_bytes()).decode("utf-8"))]
 
@@ -239,5 +260,7 @@ READERS: dict[str, Callable[..., list[Row | Malformed]]] = {
     ".parquet": _parquet,
     ".txt.bz2": _hellaswag,
     ".txt": _jsonl,  # as SciBERT's repository calls such files
+    ".xml": _hyperpartisan,
+    ".binary.train": _sst,
 }
 """From a file's suffix to its reader."""

@@ -14,7 +14,7 @@ from adaptbench.data.readers import Malformed
 from adaptbench.data.templates import NotApplicable, Template
 from adaptbench.errors import InputError, RowError
 from adaptbench.schema import DatasetConfig
-from adaptbench.tasks import task_type
+from adaptbench.tasks import TaskType, task_type
 
 # Named ways to put a row right before anything else sees it (`operations` in a dataset's YAML).
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"ag_news": article, "hellaswag": cleaned}
@@ -37,12 +37,13 @@ def to_examples(
     Raises:
         InputError: no rows, or none that is good; a missing column, a label outside the declared ones, a null label.
     """
+    task = task_type(config)
     found: list[tuple[str, dict[str, Any]]] = []  # place in the file, fields
     skipped: list[str] = []
     for index, row in enumerate(rows):
         place = row.place if isinstance(row, Malformed) else f"row {index}"
         try:
-            fields = _fields(config, row, f"dataset {config.name!r}: {where}, {place}", labelled)
+            fields = _fields(config, task, row, f"dataset {config.name!r}: {where}, {place}", labelled)
             if config.skip_bad_rows:
                 _readable(templates, str(index), fields)
         except RowError as error:
@@ -60,7 +61,9 @@ def to_examples(
     return examples, skipped
 
 
-def _fields(config: DatasetConfig, given: Mapping[str, Any] | Malformed, origin: str, labelled: bool) -> dict[str, Any]:
+def _fields(
+    config: DatasetConfig, task: TaskType, given: Mapping[str, Any] | Malformed, origin: str, labelled: bool
+) -> dict[str, Any]:
     """What templates see of a row."""
     if isinstance(given, Malformed):
         raise RowError(origin, given.reason)
@@ -72,7 +75,6 @@ def _fields(config: DatasetConfig, given: Mapping[str, Any] | Malformed, origin:
             row = OPERATIONS[name](row)
         except (KeyError, TypeError, AttributeError) as error:
             raise RowError(origin, f"operation {name!r} does not fit the row: {error!r}", skippable=False) from error
-    task = task_type(config)
     mapped = {
         field: _value(row, columns, origin)
         for field, columns in config.columns.items()

@@ -57,6 +57,7 @@ class Adaptation:
     seeds: Sequence[int]
     delta: Delta | None = None
     tuned: bool = False  # the backbone itself was changed (full fine-tuning)
+    linear_head: bool = False  # a task's head is one linear map, whatever such models have
     contexts: Sequence[Contexts] | None = None  # what each run reads before a prompt
     task: TaskType = field(default_factory=Choices)  # what it is asked
     log: TrainingLog = field(default_factory=TrainingLog)
@@ -93,7 +94,7 @@ class Adaptation:
 
     def to_task(self, task: TaskType) -> "Adaptation":
         """The same, asked another kind of task: with the head that it needs, one for every run."""
-        head = task.head(self.backbone, self.seeds)
+        head = task.head(self.backbone, self.seeds, self.linear_head)
         return replace(self, task=task, backbone=replace(self.backbone, head=head) if head else self.backbone)
 
     @property
@@ -142,6 +143,7 @@ class Method:
     restores: ClassVar[bool] = False  # what a run has stored can be loaded again
     searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
     keeps_weights: ClassVar[bool] = False  # the model computes as before; nothing is trained
+    heads_alone: ClassVar[bool] = False  # trains nothing but a task's head
     whole_texts: ClassVar[bool] = False  # every token sees the whole text: encoders alone
     merges: ClassVar[bool] = False  # what it learns can be folded into the model's weights
     source: ClassVar[str] = ""

@@ -100,13 +100,15 @@ def start_head(encoder: Encoder, piece: Piece, seeds: Sequence[int]) -> Delta:
     return head.initialise([zlib.crc32(f"head {seed}".encode()) for seed in seeds]).to(encoder.device)
 
 
-def classification_head(encoder: Encoder, runs: int, classes: int) -> ClassificationHead:
+def classification_head(encoder: Encoder, runs: int, classes: int, linear: bool = False) -> ClassificationHead:
     """The head that transformers' own classifier of such a model has, for R runs.
 
     BERT, RoBERTa and T5 have two maps with tanh between them, DeBERTa with its pooler's activation. A decoder has one
-    map, here with a bias.
+    map, here with a bias; and so has every model where `linear` is asked for.
     """
-    activation = None if encoder.pooling == LAST else getattr(encoder.model.config, "pooler_hidden_act", "tanh")
+    activation = (
+        None if linear or encoder.pooling == LAST else getattr(encoder.model.config, "pooler_hidden_act", "tanh")
+    )
     return ClassificationHead(runs, encoder.width, classes, activation, dropout_of(encoder))
 
 

@@ -168,8 +168,12 @@ class TaskType:
 
     # Passes through an adapted model
 
-    def head(self, backbone: Backbone, seeds: Sequence[int]) -> nn.Module | None:
-        """What is trained on top of the model, with a leading run axis: nothing where the model's own head answers."""
+    def head(self, backbone: Backbone, seeds: Sequence[int], linear: bool = False) -> nn.Module | None:
+        """What is trained on top of the model, with a leading run axis: nothing where the model's own head answers.
+
+        Args:
+            linear: one linear map, where such models have more.
+        """
         return None
 
     def pass_size(self, backbone: Backbone, shape: Shape, runs: int = 1) -> PassSize:

@@ -143,9 +143,9 @@ class Classification(BareTask):
             label = torch.zeros(shape.rows) if self.regression else torch.zeros(shape.rows, dtype=torch.long)
             return text_batch(source, source == 0, torch.zeros_like(source), label)
 
-    def head(self, backbone: Backbone, seeds: Sequence[int]) -> Delta:
+    def head(self, backbone: Backbone, seeds: Sequence[int], linear: bool = False) -> Delta:
         assert isinstance(backbone, Encoder)
-        return start_head(backbone, classification_head(backbone, len(seeds), self.classes), seeds)
+        return start_head(backbone, classification_head(backbone, len(seeds), self.classes, linear), seeds)
 
     def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
         """(N, C) scores of the classes, or (N, 1) numbers."""

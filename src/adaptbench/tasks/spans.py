@@ -147,7 +147,7 @@ class Spans(BareTask):
             label = torch.zeros(shape.rows, 2, dtype=torch.long)
             return text_batch(source, source == 0, torch.zeros_like(source), label)
 
-    def head(self, backbone: Backbone, seeds: Sequence[int]) -> Delta:
+    def head(self, backbone: Backbone, seeds: Sequence[int], linear: bool = False) -> Delta:
         assert isinstance(backbone, Encoder)
         return start_head(backbone, SpanHead(len(seeds), backbone.width), seeds)
 
