@@ -40,6 +40,11 @@ STYLES = {
     "said": MethodStyle("Intrinsic SAID", "#7A6FC0", "p", size=1.1),
     "intrinsic_said": MethodStyle("Intrinsic SAID", "#7A6FC0", "p", size=1.1),
     "unipelt": MethodStyle("UniPELT", "#6699CC", "8"),
+    "unipelt_paper": MethodStyle("UniPELT (as published)", "#332288", "8"),
+    "unipelt_paper_pt": MethodStyle("PT + UniPELT", "#DDAA33", "P", size=1.1),
+    "unipelt_ia3": MethodStyle("UniPELT with (IA)³", "#994455", "*", size=1.6),
+    "unipelt_stack3": MethodStyle("UniPELT × 3", "#117733", "h", size=1.1),
+    "linear_probe": MethodStyle("Linear probe", "#7F8794", "v"),
     "full_ft": MethodStyle("Full fine-tuning", FOREGROUND, "D", "full", size=0.9),
     "zero_shot": MethodStyle("Zero-shot", "#7F8794", "o", "zero_shot"),
     "icl": MethodStyle("ICL", "#A0408F", ">", "icl", size=1.1),
@@ -52,6 +57,9 @@ STYLES = {
     "icl_knn": MethodStyle("ICL, nearest neighbours", "#A0408F", "h", "icl", size=1.1),
     "icl_ensemble": MethodStyle("Ensemble ICL", "#A0408F", "<", "icl", size=1.1),
 }
+# Encoders; what a model is called in every other report is its own name.
+MODELS = {"minilm_l6": "MiniLM-L6", "roberta_base": "RoBERTa-base", "bert_base": "BERT-base"}
+PRETRAINED_ON_TASK = "_tapt"  # ends the name of a model whose pre-training went on with a task's own texts
 # Methods that only the ablations compare (analysis/ablations.py); the main tables leave them out.
 ABLATION_ONLY = frozenset(
     [f"{method}_{losses}" for method in ("full_ft", "t_few") for losses in ("lm", "lm_ul", "lm_ln")] + ["ia3_lm"]
@@ -83,6 +91,12 @@ def method_style(method: str) -> MethodStyle:
     suffix = rest.replace("pct", " %").replace("_", " ")
     suffix = suffix.capitalize() if rest.isalpha() else suffix
     return MethodStyle(f"{style.label} ({suffix})", style.colour, marker, style.family, style.size)
+
+
+def model_label(model: str) -> str:
+    """The display name of a model of `MODELS`, with what its pre-training went on with; any other model's own name."""
+    base = model.removesuffix(PRETRAINED_ON_TASK)
+    return MODELS.get(base, base) + (" + TAPT" if base != model else "")
 
 
 def sort_key(method: str) -> tuple[int, str]:

@@ -39,7 +39,15 @@ MEASURES = (  # null where nobody could measure it
     "seconds.adapt",
     "seconds.predict",
 )
-EXTRAS = ("flops.predict.merged", "forgetting.nats_per_token")  # measures that not every record has
+EXTRAS = (  # measures that not every record has
+    "flops.predict.merged",
+    "forgetting.nats_per_token",
+    "params.trained",
+    "params.stored",
+    "params.served",
+    "params.head",
+    "pretraining.flops",
+)
 CHOICE_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
 ANSWER_COLUMNS = ("uid", "template", "prediction", "reference", "classes")
 ROUNDING = 1e-9  # by which share of a metric's ends a score may lie beyond them

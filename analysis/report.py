@@ -8,10 +8,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import cost_figures, extensions, figures, tables
+from analysis import cost_figures, encoder_figures, extensions, figures, tables
 from analysis.ablations import ABLATIONS
 from analysis.certainty import certainty
 from analysis.collect import Arguments, Experiment, ReportError, load
+from analysis.encoder_tables import NAMES as ENCODER_TABLES
+from analysis.encoder_verdicts import verdicts
 from analysis.freshness import inputs, read_stamp, write_stamp
 from analysis.summary import Summary, summarise
 from analysis.typeset import Best, Table, powers, to_text, write
@@ -27,6 +29,7 @@ READING = {
     "Faint points are single seeds, bars are 95 % intervals over seeds and items (conservative from three seeds on), "
     "dashes mark zero-shot, dots chance.",
     **cost_figures.READING,
+    **encoder_figures.READING,
 }
 
 
@@ -49,6 +52,7 @@ def build(folder: Path) -> tuple[Summary | None, Path]:
     optional = {name: panels for name, panels_of in cost_figures.OPTIONAL.items() if (panels := panels_of(summary))}
     drawn |= {name: figures.draw(panels)[0] for name, panels in optional.items()}
     drawn |= {name: chart_of(summary) for name, chart_of in cost_figures.CHARTS.items()}
+    drawn |= encoder_figures.drawings(summary)
     for name, figure in drawn.items():
         figures.write(figure, name, folder / "figures")
         drawings[name] = figures.inline_svg(figure, name)
@@ -91,6 +95,9 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
             claims=claims(summary),
             at_chance=extensions.at_chance(summary),
             extensions=extensions.sections(summary),
+            encoders=[name for name in ENCODER_TABLES if name in built],
+            encoder_drawings=encoder_figures.titles(summary),
+            encoder_verdicts=verdicts(summary),
             certainty=certainty(summary),
             ablations=[ablation.name for ablation in ABLATIONS if ablation.name in built],
             facts=facts(summary.experiment.records, len(summary.experiment.failures)),

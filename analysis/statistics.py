@@ -121,8 +121,8 @@ def hierarchical_bootstrap(
 ) -> Array:
     """(B,) replicates of the mean over datasets of a statistic over seeds of the score of the drawn items.
 
-    With one seed only the items vary, with one item only the seeds do. Resampling two seeds shows half of their
-    variance, so what they contribute is scaled to put the rest back. Three or more are left as they are: the median's
+    With one seed only the items vary, with one item only the seeds do. Resampling S seeds shows (S - 1) / S of their
+    variance, so what they contribute is scaled to put the rest back. The median of three or more is left as it is: its
     replicates are coarse and already spread too far.
     """
     found = np.zeros(replicates)
@@ -132,7 +132,8 @@ def hierarchical_bootstrap(
         rng = np.random.default_rng([rng_seed, stream, seeds])
         drawn = rng.integers(0, seeds, size=(replicates, seeds))
         these_seeds = over_seeds(scores)
-        scale = np.sqrt(2) if seeds == 2 else 1.0
+        short = seeds == 2 or (seeds > 2 and over_seeds is mean_over_seeds)
+        scale = np.sqrt(seeds / (seeds - 1)) if short else 1.0
         found += these_seeds + scale * (over_seeds(np.take_along_axis(scores, drawn, axis=1)) - these_seeds)
     return found / len(cells)
 

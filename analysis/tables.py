@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from adaptbench.metrics import get
-from analysis import ablations, pareto, wording
+from analysis import ablations, encoder_tables, pareto, wording
 from analysis import statistics as stats
 from analysis.appearance import method_style
 from analysis.collect import NORMS
@@ -286,7 +286,12 @@ def failures(summary: Summary) -> Table:
 
 
 BUILDERS = (table1, scores, costs, machine, comparisons, normalisation, failures)
-OPTIONAL = (pareto.pareto, wording.wording, wording.templates_and_draws)  # None where the records have nothing for them
+OPTIONAL = (  # None where the records have nothing for them
+    pareto.pareto,
+    wording.wording,
+    wording.templates_and_draws,
+    *encoder_tables.TABLES,
+)
 
 
 def build_all(summary: Summary) -> dict[str, Table]:

@@ -16,11 +16,11 @@ PAGE = REPOSITORY / "docs" / "methods.md"
 HEAD = """# Methods
 
 Written by `python -m experiments.methods`; do not edit. One row for every configuration in `conf/method/`, with its
-parameters on T0-3B under `recipe=tfew` (–: for encoders, or heads, alone). *Merges*: what is learned can be folded into the
-weights, so that predictions cost nothing extra. *Fuses*: several runs train in one pass. *Mixed*: different adapters
-can serve the rows of one batch (paper, section 3.3). What distinguishes two configurations stands in their YAML;
-`layer_norms: true` trains all layer norms besides, with any delta. The `_tfew` configurations are the ones the paper's
-authors released; their namesakes follow the original papers and leave layer norms frozen (docs/decisions.md).
+parameters on T0-3B under `recipe=tfew` (–: for encoders, or heads, alone). *Merges*: what is learned can be folded
+into the weights, so that predictions cost nothing extra. *Fuses*: several runs train in one pass. *Mixed*: different
+adapters can serve the rows of one batch (paper, section 3.3). What distinguishes two configurations stands in their
+YAML; `layer_norms: true` trains all layer norms besides, with any delta. The `_tfew` configurations are the ones the
+paper's authors released; their namesakes follow the original papers and leave layer norms frozen (docs/decisions.md).
 
 | configuration | attaches to | formula | parameters on T0-3B | merges | fuses | mixed | source |
 |---|---|---|---|---|---|---|---|

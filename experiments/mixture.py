@@ -1,4 +1,5 @@
-"""Multitask prompted mixtures: what T0 was trained on, and T-Few's (IA)^3 vectors are (paper, section 3.4)."""
+"""What pre-training reads from data sets of conf/dataset: multitask prompted mixtures, which T0 was trained on and
+T-Few's (IA)^3 vectors are (paper, section 3.4), and rows without labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from adaptbench.data.prompts import render
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import Prompt
 from adaptbench.errors import InputError
+from adaptbench.pretraining.continued import corpus_names
 from adaptbench.schema import Config
 from experiments.commandline import program_arguments
 
@@ -54,7 +56,7 @@ def composed(recipe: DictConfig) -> tuple[Config, Mixture]:
     """
     if not recipe.mixture:
         raise InputError("recipes.ia3.mixture=[]: expected names of data sets (conf/dataset), such as [boolq,rte,sst2]")
-    cells = [cell(recipe, dataset) for dataset in recipe.mixture]
+    cells = [cell(recipe, f"dataset={dataset}", "dataset.draws=null") for dataset in recipe.mixture]
     tasks = [load_task(cell.dataset) for cell in cells]
     for task in tasks:
         if not task.train:
@@ -62,12 +64,20 @@ def composed(recipe: DictConfig) -> tuple[Config, Mixture]:
     return cells[0], Mixture(tasks)
 
 
-def cell(recipe: DictConfig, dataset: str) -> Config:
-    chosen = [
-        f"model={recipe.start}",
-        f"dataset={dataset}",
-        "method=ia3",
-        "model.overlong=truncate",
-        "dataset.draws=null",
-    ]
-    return resolve(compose("config", overrides=[*chosen, *program_arguments(list(recipe.overrides))]))
+def composed_corpus(recipe: DictConfig) -> tuple[Config, list[Config]]:
+    """The model that a recipe continues from, and a cell for each data set whose training rows it reads.
+
+    Raises:
+        InputError: no such model or data set.
+    """
+    cells = [cell(recipe, f"dataset={dataset}") for dataset in corpus_names(recipe.corpus)]
+    for config in cells:
+        if config.dataset.train is not None:  # the whole training set, not what few-shot draws have of it
+            config.dataset.draws = None
+    return cells[0] if cells else cell(recipe), cells
+
+
+def cell(recipe: DictConfig, *chosen: str) -> Config:
+    """A cell with the model that a recipe starts from."""
+    given = [f"model={recipe.start}", "method=ia3", *chosen, "model.overlong=truncate"]
+    return resolve(compose("config", overrides=[*given, *program_arguments(list(recipe.overrides))]))

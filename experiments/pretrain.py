@@ -4,26 +4,30 @@
     python -m experiments.pretrain models=[micro_gpt_l]
     python -m experiments.pretrain fast=true output=/tmp/weights checkpoints=/tmp/checkpoints
 
-and (IA)^3 vectors for any model on any multitask mixture, where `method=t_few` starts from (paper, section 3.4):
+(IA)^3 vectors for any model on any multitask mixture, where `method=t_few` starts from (paper, section 3.4):
 
     python -m experiments.pretrain models=[ia3] recipes.ia3.start=t0_3b recipes.ia3.mixture=[boolq,sst2]
 
+and any encoder or decoder further on unlabelled text, a task's own training rows or a domain's (arXiv 2004.10964):
+
+    python -m experiments.pretrain models=[tapt] recipes.tapt.start=minilm_l6 recipes.tapt.corpus=domain_chemprot
+    python -m experiments.pretrain models=[dapt] recipes.dapt.start=minilm_l6 recipes.dapt.files=[domain.txt]
+
 Batch i is a function of (seed, i) alone, so a run that was killed continues from its last checkpoint as if nothing had
-happened. One thread: at this size more threads cost more than they give, and one makes the result reproducible.
+happened. The embedded models take one thread: at their size more cost more than they give, and one makes the result
+reproducible.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
+import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,175 +35,103 @@ import torch
 import transformers
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import PreTrainedModel, T5ForConditionalGeneration
+from torch import Tensor
 
 from adaptbench.config import register_schemas
 from adaptbench.data.batching import collate, encode
 from adaptbench.errors import InputError
-from adaptbench.methods.ia3 import IA3
-from adaptbench.microworld import corpus, world
-from adaptbench.microworld.models import gpt_model, t5_model
-from adaptbench.microworld.tokenizer import build_tokenizer, vocabulary
-from adaptbench.models.backbone import Backbone, load, load_backbone
-from adaptbench.models.delta import Delta
+from adaptbench.microworld import world
+from adaptbench.microworld.tokenizer import vocabulary
+from adaptbench.models.backbone import load
 from adaptbench.preflight import bytes_of_a_run, check_output
+from adaptbench.pretraining import embedded, loop
+from adaptbench.pretraining.continued import (
+    check_settings,
+    check_start,
+    continue_pretraining,
+    corpus_names,
+    read_corpus,
+)
+from adaptbench.pretraining.loop import Checkpoint, State, Trainee
+from adaptbench.pretraining.provenance import FILE
+from adaptbench.provenance import processor
+from adaptbench.schema import PretrainRecipe, PretrainStage, UnlabelledText
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import lm
 from experiments.commandline import CONF, check_options, one_clear_line
-from experiments.mixture import composed
-
-Loss = Callable[[DictConfig, int], Tensor]  # (stage, step) -> a scalar
-WORD_TABLES = ("shared", "embed_tokens", "lm_head")
+from experiments.mixture import composed, composed_corpus
 
 
-@dataclass
-class Trainee:
-    """What a recipe trains, a model or a small module attached to a frozen one, and its loss at a step of a stage."""
-
-    model: PreTrainedModel
-    trained: nn.Module
-    loss: Loss
-    attached: Callable[[], AbstractContextManager[None]] = nullcontext
-
-
-def new_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
-    model = t5_model(recipe.size)
-    return Trainee(model, model, t5_loss(model, cfg.seed))
-
-
-def new_gpt(recipe: DictConfig, cfg: DictConfig) -> Trainee:
-    model = gpt_model(recipe.size)
-
-    def loss(stage: DictConfig, step: int) -> Tensor:
-        return model(**corpus.gpt_batch(world.build(), cfg.seed, step, stage.batch, stage.length, stage.mixture)).loss
-
-    return Trainee(model, model, loss)
-
-
-def continued_t5(recipe: DictConfig, cfg: DictConfig) -> Trainee:
-    """The language-model adapted T5, to be trained on prompts: how T0 came to be (Sanh et al. 2022)."""
-    model = T5ForConditionalGeneration.from_pretrained(finished(recipe.start, cfg), attn_implementation="eager")
-    return Trainee(model, model, t5_loss(model, cfg.seed))
-
-
-def ia3_vectors(recipe: DictConfig, cfg: DictConfig) -> Trainee:
-    """(IA)^3 on a frozen T0, trained on the mixture T0 was trained on (paper, section 3.4)."""
-    backbone = load_backbone(recipe.start, str(finished(recipe.start, cfg)), "float32", None, "cpu")
-    return vectors_on(backbone, cfg.seed, t5_loss(backbone.model, cfg.seed))
-
-
-def ia3_on_mixture(recipe: DictConfig, cfg: DictConfig) -> Trainee:
+def ia3_on_mixture(name: str, cfg: DictConfig) -> Trainee:
     """(IA)^3 on any frozen model, trained on the right answers of a mixture of data sets (paper, section 3.4)."""
-    config, mixture = composed(recipe)
+    config, mixture = composed(cfg.recipes[name])
     backbone = load(config.model, config.device)
 
-    def loss(stage: DictConfig, step: int) -> Tensor:
+    def loss(stage: PretrainStage, step: int) -> Tensor:
         rows = [encode(backbone, prompt) for prompt in mixture.batch(cfg.seed, step, stage.batch)]
         batch = collate(rows, backbone.pad_id).to(backbone.device)
         return lm(token_log_probabilities(backbone, batch), batch.target_mask, batch.label).mean()
 
-    return vectors_on(backbone, cfg.seed, loss)
+    return embedded.vectors_on(backbone, recipe_of(name, cfg), cfg.seed, cfg.fast, loss)
 
 
-def vectors_on(backbone: Backbone, seed: int, loss: Loss) -> Trainee:
-    """(IA)^3 on a frozen model, starting from ones."""
-    delta = IA3().prepare(backbone, seeds=[seed]).delta
-    assert delta is not None
-    return Trainee(backbone.model, delta, loss, lambda: delta.attached(backbone.model))
+def continued(name: str, cfg: DictConfig) -> Trainee:
+    """Any encoder or decoder, trained further on unlabelled text."""
+    config, cells = composed_corpus(cfg.recipes[name])
+    return continue_pretraining(name, recipe_of(name, cfg), config, cells, cfg.seed, cfg.fast, cfg.autocast)
 
 
-def t5_loss(model: PreTrainedModel, seed: int) -> Loss:
-    def loss(stage: DictConfig, step: int) -> Tensor:
-        mixture = corpus.T0Mixture(stage.blanks, stage.continuation, stage.prompts)
-        return model(**corpus.t0_batch(world.build(), seed, step, stage.batch, mixture)).loss
+KINDS: dict[str, Callable[[str, DictConfig], Trainee]] = {
+    "t5": lambda name, cfg: embedded.new_t5(recipe_of(name, cfg), cfg.seed, cfg.fast),
+    "gpt": lambda name, cfg: embedded.new_gpt(recipe_of(name, cfg), cfg.seed, cfg.fast),
+    "continued_t5": lambda name, cfg: embedded.continued_t5(recipe_of(name, cfg), cfg.seed, cfg.fast, start(name, cfg)),
+    "ia3": lambda name, cfg: embedded.ia3_vectors(recipe_of(name, cfg), cfg.seed, cfg.fast, start(name, cfg)),
+    "ia3_on_mixture": ia3_on_mixture,
+    "continued": continued,
+}
+ANYWHERE = ("ia3_on_mixture", "continued")  # kinds that have nothing to do with the embedded world
 
-    return loss
+
+def recipe_of(name: str, cfg: DictConfig) -> PretrainRecipe:
+    recipe = OmegaConf.to_object(cfg.recipes[name])
+    assert isinstance(recipe, PretrainRecipe)
+    return recipe
+
+
+def start(name: str, cfg: DictConfig) -> Path:
+    return finished(cfg.recipes[name].start, cfg)
 
 
 def finished(name: str, cfg: DictConfig) -> Path:
     folder = folder_of(name, cfg)
-    if not (folder / "provenance.json").exists():
+    if not (folder / FILE).exists():
         raise InputError(f"models: {folder} is not there to continue from; train {name} first")
     return folder
 
 
-KINDS: dict[str, Callable[[DictConfig, DictConfig], Trainee]] = {
-    "t5": new_t5,
-    "continued_t5": continued_t5,
-    "ia3": ia3_vectors,
-    "gpt": new_gpt,
-    "ia3_on_mixture": ia3_on_mixture,
-}
-
-
-def learning_rate(recipe: DictConfig, step: int, total: int) -> float:
-    """Linear warm-up, then half a cosine down to a fraction."""
-    if step < recipe.warmup:
-        return recipe.lr * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, total - recipe.warmup)
-    low = recipe.final_lr_fraction
-    return recipe.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def optimizer_of(model: nn.Module, recipe: DictConfig) -> torch.optim.Optimizer:
-    """AdamW with a learning rate of its own for word embeddings: each is updated by only a few batches' words."""
-    words = [p for n, p in model.named_parameters() if any(part in n for part in WORD_TABLES)]
-    rest = [p for p in model.parameters() if all(p is not w for w in words)]
-    groups = [{"params": words, "factor": recipe.embedding_lr_factor}, {"params": rest, "factor": 1.0}]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True)
-
-
-def train(name: str, cfg: DictConfig) -> tuple[Trainee, dict[str, Any]]:
-    """All stages of a model's recipe, from its last checkpoint if there is one."""
-    recipe = cfg.recipes[name]
-    steps = [stage.fast_steps if cfg.fast else stage.steps for stage in recipe.stages]
-    schedule = [stage for stage, count in zip(recipe.stages, steps, strict=True) for _ in range(count)]
+def train(name: str, cfg: DictConfig) -> tuple[Trainee, State]:
+    """What a recipe trains, trained: from its last checkpoint if there is one."""
     torch.manual_seed(cfg.seed)
-    trainee = KINDS[recipe.kind](recipe, cfg)
-    model, trained = trainee.model, trainee.trained
-    optimizer = optimizer_of(trained, recipe)
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
-    checkpoint = unfinished(name, cfg)
+    trainee = KINDS[cfg.recipes[name].kind](name, cfg)
     words = hashlib.sha256(" ".join(vocabulary()).encode()).hexdigest()
-    question = {"recipe": OmegaConf.to_container(recipe), "seed": cfg.seed, "fast": cfg.fast, "words": words}
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["question"] == question:
-            trained.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            state = saved["state"]
-    bar = tqdm(
-        range(state["step"], len(schedule)), initial=state["step"], total=len(schedule), desc=name, mininterval=5
-    )
-    started, before = time.perf_counter(), state["seconds"]
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate(recipe, step, len(schedule))
-        with trainee.attached(), torch.autocast(model.device.type, torch.bfloat16, enabled=cfg.autocast):
-            loss = trainee.loss(schedule[step], step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        state["losses"] = [*state["losses"][-199:], loss.item()]
-        state["step"], state["seconds"] = step + 1, before + time.perf_counter() - started
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{sum(state['losses'][-50:]) / len(state['losses'][-50:]):.3f}")
-        if (step + 1) % cfg.checkpoint_every == 0:
-            tensors = {"model": trained.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(checkpoint, {"question": question, "state": state, **tensors})
-    if trained is model:
-        model.float()
-    model.eval()
-    return trainee, state
+    question = {
+        "recipe": OmegaConf.to_container(cfg.recipes[name]),
+        "seed": cfg.seed,
+        "fast": cfg.fast,
+        "autocast": cfg.autocast,
+        "words": words,
+        **trainee.identity,
+    }
+    checkpoint = Checkpoint(unfinished(name, cfg), cfg.checkpoint_every, question)
+    return trainee, loop.train(name, trainee, recipe_of(name, cfg), checkpoint, cfg.autocast)
 
 
 def folder_of(name: str, cfg: DictConfig) -> Path:
     """Where the finished model goes."""
-    return Path(cfg.recipes[name].output or Path(cfg.output) / name)
+    recipe = cfg.recipes[name]
+    if recipe.kind == "continued" and not recipe.output:
+        return Path(cfg.pretrained) / "_".join([recipe.start, name, *corpus_names(recipe.corpus)])
+    return Path(recipe.output or Path(cfg.output) / name)
 
 
 def unfinished(name: str, cfg: DictConfig) -> Path:
@@ -207,38 +139,37 @@ def unfinished(name: str, cfg: DictConfig) -> Path:
     return Path(cfg.checkpoints) / f"{'_'.join(dict.fromkeys([name, folder_of(name, cfg).name]))}.pt"
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write aside, then rename: a kill while writing leaves the previous checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+def ship(name: str, trainee: Trainee, state: State, cfg: DictConfig, settings: list[str]) -> Path:
+    """The folder of a model (in Hugging Face format) or adapter, with a provenance that says how it came to be.
 
-
-def ship(name: str, trainee: Trainee, state: dict[str, Any], cfg: DictConfig) -> Path:
-    """The folder of a model (in Hugging Face format) or adapter, with a provenance that says how it came to be."""
+    Args:
+        settings: those that make this model, for the command that makes it again.
+    """
     folder = folder_of(name, cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(trainee.trained, Delta):
-        trainee.trained.save(folder, run=0)
-    else:
-        trainee.model.save_pretrained(folder)
-        build_tokenizer(decoder_only=not trainee.model.config.is_encoder_decoder).save_pretrained(folder)
+    (folder / FILE).unlink(missing_ok=True)  # until all files are new
+    trainee.save(folder)
     (weights,) = folder.glob("*.safetensors")
     weights.chmod(0o644)  # the library writes it for its owner alone
+    facts = trainee.facts(state)
+    if "bill" in facts:
+        facts["bill"]["storage_bytes"] = sum(file.stat().st_size for file in folder.iterdir())
+    recipe: Any = OmegaConf.to_container(cfg.recipes[name], resolve=True)
+    others = {field.name for field in fields(UnlabelledText)} if recipe["kind"] != "continued" else ()
     provenance = {
         "model": name,
-        "command": f"python -m experiments.pretrain models=[{name}]" + (" fast=true" if cfg.fast else ""),
-        "recipe": OmegaConf.to_container(cfg.recipes[name]),
+        "command": " ".join(["python -m experiments.pretrain", f"models=[{name}]", *settings]),
+        "recipe": {what: how for what, how in recipe.items() if what not in others and how not in (None, [], {})},
         "seed": cfg.seed,
-        "world_seed": world.SEED,
+        **({} if cfg.recipes[name].kind in ANYWHERE else {"world_seed": world.SEED}),
         "autocast_bfloat16": cfg.autocast,
         "parameters": sum(p.numel() for p in trainee.trained.parameters()),
         "steps": state["step"],
         "final_loss": round(sum(state["losses"]) / len(state["losses"]), 4),
         "final_loss_is": f"mean over the last {len(state['losses'])} steps",
         "seconds": round(state["seconds"], 1),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        **facts,
+        "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -246,25 +177,26 @@ def ship(name: str, trainee: Trainee, state: dict[str, Any], cfg: DictConfig) ->
         },
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (folder / FILE).write_text(json.dumps(provenance, indent=2) + "\n")
     return folder
 
 
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def pretrain(cfg: DictConfig, settings: list[str]) -> None:
+    """Train the models of a configuration, one after another.
 
-
-def pretrain(cfg: DictConfig) -> None:
-    torch.set_num_threads(1)
+    Args:
+        settings: those it was composed with, for the provenance.
+    """
+    threads = torch.get_num_threads()
     unknown = [name for name in cfg.models if name not in cfg.recipes]
     if unknown:
         raise InputError(f"models={unknown}: expected some of {list(cfg.recipes)}")
     _check(cfg)
     for name in cfg.models:
+        torch.set_num_threads(threads if cfg.recipes[name].kind == "continued" else 1)
         trainee, state = train(name, cfg)
-        folder = ship(name, trainee, state, cfg)
+        own = [shlex.quote(setting) for setting in settings if setting.startswith(f"recipes.{name}.")]
+        folder = ship(name, trainee, state, cfg, [*own, *(["fast=true"] if cfg.fast else [])])
         unfinished(name, cfg).unlink(missing_ok=True)
         print(f"{name}: {state['step']} steps, {state['seconds']:.0f} s, saved to {folder}")
 
@@ -277,7 +209,10 @@ def _check(cfg: DictConfig) -> None:
             raise InputError(f"{name}={value}: expected at least 0")
     if cfg.checkpoint_every < 1:
         raise InputError(f"checkpoint_every={cfg.checkpoint_every}: expected at least 1")
-    shipped = [name for name in cfg.models if not cfg.recipes[name].output]
+    for name in cfg.models:
+        if cfg.recipes[name].kind == "continued":
+            check_settings(name, recipe_of(name, cfg))
+    shipped = [name for name in cfg.models if not cfg.recipes[name].output and cfg.recipes[name].kind not in ANYWHERE]
     if shipped and cfg.output == default.output and not Path(cfg.output).is_dir():
         raise InputError(f"output={cfg.output!r}: not here; say where {', '.join(shipped)} should go: output=<folder>")
     for position, name in enumerate(cfg.models):
@@ -297,11 +232,16 @@ def numbers(tree: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _check_start(name: str, cfg: DictConfig, before: list[str]) -> None:
-    """What a model continues from is there, or will be once those before it are trained."""
+    """What a model continues from is there, or will be once those before it are trained; and so is what it reads."""
     recipe = cfg.recipes[name]
     if recipe.kind == "ia3_on_mixture":
         config, _ = composed(recipe)
         bytes_of_a_run(config)
+    elif recipe.kind == "continued":
+        config, cells = composed_corpus(recipe)
+        read_corpus(name, recipe_of(name, cfg), cells)
+        if Path(config.model.path) not in [folder_of(earlier, cfg) for earlier in before]:
+            check_start(name, recipe_of(name, cfg), config)
     elif recipe.start and recipe.start not in before:
         finished(recipe.start, cfg)
 
@@ -314,7 +254,7 @@ def main() -> None:
             print((Path(CONF) / "pretrain.yaml").read_text())
             return
         check_options(sys.argv[1:])
-        pretrain(compose("pretrain", overrides=sys.argv[1:]))
+        pretrain(compose("pretrain", overrides=sys.argv[1:]), sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -14,15 +14,17 @@ import pandas as pd
 
 SCHEMA = 4  # of what a run's id hashes; records of an older one are not found again, and reports leave them out
 
-# Every record has these. Some have more: `flops.predict.merged` (per example, with the adapter folded into the weights;
-# null where that is impossible), `provenance.trained_parameters` (those of training, where a reparameterisation is
-# folded away afterwards), `provenance.demonstrations`, `provenance.final_loss`, `provenance.halvings` (how often memory
-# ran out and a pass was repeated with half its rows or choices), `provenance.slices` (in how many passes the choices of
-# a row were read at most: FLOPs are those of one), `provenance.weights` ("dequantised from Q4_1", of a GGUF file),
-# `params.stored`, `params.trained`, `params.served` and `params.head` (what is kept, what followed gradients, what a
-# prediction computes with in addition, all without the head; and the head), `steps`, `development.*` (the rows on which
-# the best state was chosen, its score and step, how often they were scored), `forgetting.nats_per_token` (how much
-# worse general text is continued after tuning, where it was asked for).
+# Every record has these. Some have more: `flops.predict.merged` (per example, with the adapter folded into the
+# weights; null where that is impossible), `provenance.trained_parameters` (those of training, where a
+# reparameterisation is folded away afterwards), `provenance.demonstrations`, `provenance.final_loss`,
+# `provenance.halvings` (how often memory ran out and a pass was repeated with half its rows or choices),
+# `provenance.slices` (in how many passes the choices of a row were read at most: FLOPs are those of one),
+# `provenance.weights` ("dequantised from Q4_1", of a GGUF file), `params.stored`, `params.trained`, `params.served`
+# and `params.head` (what is kept, what followed gradients, what a prediction computes with in addition, all without
+# the head; and the head), `steps`, `development.*` (the rows on which the best state was chosen, its score and step,
+# how often they were scored), `pretraining.*` (what the continued pre-training of the model took, as a whole: it is
+# shared by all runs that start from it), `forgetting.nats_per_token` (how much worse general text is continued after
+# tuning, where it was asked for).
 KEYS = (
     *("run_id", "schema", "experiment", "method", "model", "dataset", "template", "seed", "shots", "metric"),
     *("score", "chance", "n_eval", "params.trainable", "params.total"),

@@ -20,6 +20,7 @@ from adaptbench.methods import Adaptation
 from adaptbench.models.gguf import origin_of
 from adaptbench.models.paths import resolve_path
 from adaptbench.preflight import check_output, preflight
+from adaptbench.pretraining.provenance import pretraining_of
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import all_readings, evaluate
@@ -147,6 +148,7 @@ def _record(
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
     contexts, task, metric = adaptation.contexts, cell.task.type, headline(cell.task)
     best = adaptation.log.best[index] if adaptation.log.best else None
+    pretraining = pretraining_of(cell.config.model.path)
     by_metric = scores(task, answers, cell.config.norm)  # null where the evaluated rows have no labels
     return {
         **_identity(cell, run),
@@ -197,6 +199,9 @@ def _record(
         "development.step": best.step if best else None,
         "development.looks": best.looks if best else None,
         "steps": len(adaptation.log.shapes[index]) if adaptation.log.shapes else 0,
+        "pretraining.flops": _of_all(pretraining, "flops"),
+        "pretraining.seconds": _of_all(pretraining, "seconds"),
+        "provenance.pretraining": pretraining,
         "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.halvings": adaptation.log.halvings,
         "provenance.slices": adaptation.log.slices,
@@ -204,6 +209,13 @@ def _record(
         "provenance.selected": _selected(adaptation.log, index),
         "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
     }
+
+
+def _of_all(pretraining: dict[str, Any] | None, name: str) -> float | None:
+    """A sum over a pre-training and those that its start had before; None where the model had none here."""
+    if pretraining is None:
+        return None
+    return pretraining[name] + (_of_all(pretraining["before"], name) or 0)
 
 
 def _trained(adaptation: Adaptation) -> int:

@@ -71,3 +71,12 @@ def test_two_seeds_that_disagree_reach_further_than_themselves():
 def test_the_same_records_give_the_same_interval():
     cell = (np.random.default_rng(3).random((5, 50)) < 0.6).astype(float)
     assert stats.hierarchical_bootstrap_ci([cell]) == stats.hierarchical_bootstrap_ci([cell])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_mean_over_seeds_varies_as_its_standard_error(seeds):
+    """Resampling S seeds alone would show (S - 1) / S of the variance."""
+    levels = np.linspace(0, 1, seeds)
+    cell = np.repeat(levels[:, None], 10, axis=1)
+    found = stats.hierarchical_bootstrap([cell], over_seeds=stats.mean_over_seeds)
+    assert found.std() == pytest.approx(levels.std(ddof=1) / np.sqrt(seeds), rel=0.05)

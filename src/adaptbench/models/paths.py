@@ -6,6 +6,7 @@ from pathlib import Path
 from adaptbench.errors import InputError
 from adaptbench.models.gguf import dequantised
 from adaptbench.models.identity import cache_folder
+from adaptbench.schema import ModelConfig
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 INSTALLED = "installed:"
@@ -47,3 +48,13 @@ def models_folder() -> Path:
 def stand_in(local: str | None) -> str | None:
     """The path of an installed model that serves in place of a hub id; None where it is not installed."""
     return f"{INSTALLED}{local}" if local and (models_folder() / local).exists() else None
+
+
+def check_made(model: ModelConfig) -> None:
+    """Whether a model that is made here is there.
+
+    Raises:
+        InputError: says how it is made.
+    """
+    if model.fetch and not Path(resolve_path(model.path)).exists():
+        raise InputError(f"model.path={model.path!r}: not there; {model.fetch}")
