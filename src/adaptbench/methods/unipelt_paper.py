@@ -115,6 +115,9 @@ class Prefixes(Levels):
         keys, values = zip(*(prefix(rows) for prefix in reversed(self.levels)), strict=True)
         return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
+    def factors(self) -> Tensor:
+        return torch.cat([prefix.factors() for prefix in reversed(self.levels)], dim=2)  # type: ignore[operator]
+
     def for_inference(self) -> Piece:
         return Prefixes([prefix.for_inference() for prefix in self.levels])  # type: ignore[operator]
 
@@ -138,17 +141,16 @@ class _Gated(Piece):
     """Mixed in before prefix states: the keys and values of an example times its gate."""
 
     gates: TextGate
-    _gate: Tensor | None = None  # (N, 1, 1, 1), between the attention's input and its use
+    _gate: Tensor | None = None  # (N, S, 1), between the attention's input and its use
 
     def watch(self, hidden: Tensor) -> None:  # (N, S, D)
         gates = self.gates(hooks.per_run(hidden, len(self.gates.weight)))
-        self._gate = gates.view(*hidden.shape[:2], 1)[:, :1, :, None]
+        self._gate = gates.view(*hidden.shape[:2], 1)
 
-    def forward(self, rows: int) -> tuple[Tensor, Tensor]:
-        key, value = super().forward(rows)
+    def factors(self) -> Tensor:
         gate, self._gate = self._gate, None
         assert gate is not None
-        return key * gate, value * gate
+        return gate
 
 
 class GatedStates(_Gated, PrefixStates):

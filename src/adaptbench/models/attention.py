@@ -27,8 +27,10 @@ from adaptbench.models.windows import Windows
 IMPLEMENTATION = "adaptbench"
 
 # Attention module -> function of the batch's number of rows that gives its prefix (keys, values), each (N, H, P, head
-# width). If it has a method `gate`, that gives (N, T, 1): how much of the prefix each query sees. If it is a `Held`,
-# its P columns are the tokens at positions 0 to P - 1, and a window may hide them; else they are visible to all.
+# width). If it has a method `gate`, that gives (N, T, 1): how much of the prefix each query sees; if a method
+# `factors`, that gives (N, T, k), the same at all tokens of a row: what each k-th of its P columns is multiplied by.
+# If it is a `Held`, its P columns are the tokens at positions 0 to P - 1, and a window may hide them; else they are
+# visible to all.
 Prefix = Callable[[int], tuple[Tensor, Tensor]]
 PREFIXES: "weakref.WeakKeyDictionary[nn.Module, Prefix]" = weakref.WeakKeyDictionary()
 
@@ -109,7 +111,9 @@ def attention(
         attention_mask = _both(_causal(module, query, key, attention_mask), windows.visible(window, 0))
     if prefix is None:
         return _attend(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
-    before, gate = _read(prefix, query, key)
+    before, gate, factors = _read(prefix, query, key)
+    if factors is not None:
+        before = _multiplied(before, factors[:, 0])
     attention_mask = _causal(module, query, key, attention_mask)
     tokens = before[0].shape[2]
     if attention_mask is not None:
@@ -134,7 +138,7 @@ def _in_groups(
     """The same for packed rows, (R, H, T, head width), in groups of rows of similar length, whatever their run."""
     if isinstance(prefix, Held) and window is None and _plain(kwargs) and not torch.is_grad_enabled():
         return _in_two_parts(rows, states, prefix, kwargs.get("scaling"))
-    before, gate = _read(prefix, *states[:2]) if prefix is not None else (None, None)
+    before, gate, factors = _read(prefix, *states[:2]) if prefix is not None else (None, None, None)
     columns, held = (before[0].shape[2] if before is not None else 0), isinstance(prefix, Held)
     tokens = [state.transpose(1, 2).flatten(0, 1) for state in states]  # (R * T, H, head width)
     plainly = prefix is None and window is None and not torch.is_grad_enabled()
@@ -144,6 +148,8 @@ def _in_groups(
         mask = None if causal else rows.visible(index, columns, window, held)
         query, key, value = (group.of(state).transpose(1, 2) for state in tokens)
         seen = None if before is None else (_of_runs(before[0], group), _of_runs(before[1], group))
+        if seen is not None and factors is not None:
+            seen = _multiplied(seen, group.of(factors.flatten(0, 1))[:, 0])
         share = None if gate is None else group.of(gate.flatten(0, 1))
         under = {**kwargs, "is_causal": causal}
         found.append(_after_prefix(module, (query, key, value), seen, share, mask, under))
@@ -177,11 +183,18 @@ def _of_runs(states: Tensor, group: Group) -> Tensor:
     return states.index_select(0, group.runs)
 
 
-def _read(prefix: Prefix, query: Tensor, key: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-    """What a prefix says: keys and values (N, H, P, head width), and how much each query sees of them, if not all."""
+def _read(prefix: Prefix, query: Tensor, key: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor | None, Tensor | None]:
+    """What a prefix says: keys and values (N, H, P, head width), their gate and their factors, if it has some."""
     keys, values = prefix(key.shape[0])
     gate = prefix.gate().to(query.dtype) if hasattr(prefix, "gate") else None
-    return (keys.to(key.dtype), values.to(key.dtype)), gate
+    factors = prefix.factors().to(key.dtype) if hasattr(prefix, "factors") else None
+    return (keys.to(key.dtype), values.to(key.dtype)), gate, factors
+
+
+def _multiplied(states: tuple[Tensor, Tensor], factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (N, H, P, head width) of every row times its factors (N, k)."""
+    each = factors.repeat_interleave(states[0].shape[2] // factors.shape[1], dim=1)[:, None, :, None]
+    return states[0] * each, states[1] * each
 
 
 def _after_prefix(
@@ -223,10 +236,11 @@ def _attend(
         if _packed is None
         else _packed.scores(key.shape[2] - query.shape[2])
     )
-    if _plain(kwargs) and cpu_attention.applies(query, scores):
+    dropout = kwargs.get("dropout") or 0.0
+    if _plain({**kwargs, "dropout": 0.0}) and cpu_attention.applies(query, scores):
         if kwargs.get("is_causal") is not False:
             attention_mask = _causal(module, query, key, attention_mask)
-        return cpu_attention.attend(query, key, value, attention_mask, kwargs.get("scaling")), None
+        return cpu_attention.attend(query, key, value, attention_mask, kwargs.get("scaling"), dropout), None
     if kwargs.get("softcap") is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("is_causal") is not False:

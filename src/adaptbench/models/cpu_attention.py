@@ -30,7 +30,9 @@ def applies(query: Tensor, scores: int) -> bool:
     return query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled() and moderate
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, dropout: float = 0.0
+) -> Tensor:
     """softmax(scaling * Q K^T + mask) V, as (N, T, H, head width).
 
     Args:
@@ -39,6 +41,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
         value: (N, G, S, head width).
         mask: (1 or N, 1 or H, T, S), True where a query sees a key, or added to the scores.
         scaling: null: one over the square root of the head width.
+        dropout: share of the weights that are dropped.
     """
     rows, heads, length, width = query.shape
     groups, seen = key.shape[1], key.shape[2]
@@ -49,7 +52,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
         scores = torch.bmm(flat, keys.transpose(1, 2)) * scaling
     else:
         scores = torch.baddbmm(_summand(mask, query, groups), flat, keys.transpose(1, 2), alpha=scaling)
-    output = torch.bmm(scores.softmax(-1), values)  # the CPU's softmax accumulates in single precision
+    weights = scores.softmax(-1)  # the CPU's accumulates in single precision
+    output = torch.bmm(torch.nn.functional.dropout(weights, dropout) if dropout else weights, values)
     return output.view(rows, heads, length, -1).transpose(1, 2).contiguous()
 
 

@@ -19,16 +19,19 @@ from adaptbench.errors import InputError
 from adaptbench.models.anatomy import ARCHITECTURES
 from adaptbench.models.backbone import (
     NO_LIMIT,
+    SMALL,
     Backbone,
     from_config,
     load_config,
     load_frozen,
+    on_cpu,
     own_limit,
     pinned_to,
 )
 from adaptbench.models.checks import check_length, check_precision, positions
 from adaptbench.models.disentangled import take_over
 from adaptbench.models.identity import content_id
+from adaptbench.models.packed_texts import PACKABLE, packed_states
 from adaptbench.models.paths import resolve_path
 from adaptbench.models.precision import wide
 from adaptbench.models.tokens import tokens_at
@@ -149,7 +152,16 @@ def load_encoder(
     limit = _positions(config, own_limit(config, tokenizer))
     if max_length and positions(config) and max_length > limit:
         raise InputError(f"model.max_length={max_length}: this {config.model_type} has {limit} positions")
-    return Encoder(name, model, tokenizer, target, getattr(torch, dtype), max_length or limit, overlong=overlong)
+    return Encoder(
+        name,
+        model,
+        tokenizer,
+        target,
+        getattr(torch, dtype),
+        max_length or limit,
+        packs_rows=model.num_parameters() >= SMALL and on_cpu(model) and config.model_type in PACKABLE,
+        overlong=overlong,
+    )
 
 
 def check_encoder(config: Any, named: str, dtype: str = "float32", max_length: int | None = None) -> None:
@@ -188,6 +200,9 @@ def hidden_states(encoder: Encoder, source: Tensor, mask: Tensor, types: Tensor 
         mask: (N, S) True where a token is.
         types: (N, S) 1 in the second text of a pair, else 0.
     """
+    if encoder.packs_rows and not source.is_meta:
+        states, places = _packed_states(encoder, source, mask, types)
+        return states[places]
     first = _first(mask)
     states = _right_padded_states(encoder, source, mask, types, first)
     places = torch.arange(source.shape[1], device=source.device)
@@ -200,6 +215,9 @@ def pooled(encoder: Encoder, source: Tensor, mask: Tensor, types: Tensor | None 
     Virtual tokens before a text are none of its own, and padding is none at all. Arguments as in `hidden_states`.
     """
     first = _first(mask)
+    if encoder.packs_rows and not source.is_meta:
+        states, places = _packed_states(encoder, source, mask, types)
+        return states[places.gather(1, first + encoder.virtual_tokens)[:, 0]]
     states = _right_padded_states(encoder, source, mask, types, first)
     tokens = mask.sum(1, keepdim=True)  # (N, 1)
     if encoder.pooling == FIRST:
@@ -210,6 +228,12 @@ def pooled(encoder: Encoder, source: Tensor, mask: Tensor, types: Tensor | None 
     own = (places < tokens) & (places >= encoder.virtual_tokens)
     mean = (wide(states) * own[..., None]).sum(1) / (tokens - encoder.virtual_tokens)
     return mean.to(states.dtype)
+
+
+def _packed_states(encoder: Encoder, source: Tensor, mask: Tensor, types: Tensor | None) -> tuple[Tensor, Tensor]:
+    config: Any = encoder.model.config
+    first = config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+    return packed_states(encoder.model, source, mask, types if encoder.token_types else None, first)
 
 
 def _first(mask: Tensor) -> Tensor:  # (N, S) -> (N, 1)

@@ -25,6 +25,7 @@ class Row:
     run: int
     prompt: int  # its tokens,
     answers: tuple[int, ...] = ()  # and those of every choice that follows it
+    whole: bool = False  # every token sees every other
 
     @property
     def length(self) -> int:
@@ -33,12 +34,15 @@ class Row:
     @property
     def causal(self) -> bool:
         """Whether every token sees all before it."""
-        return not any(self.answers)
+        return not any(self.answers) and not self.whole
 
     @property
     def mask(self) -> Tensor:
         """(T, T) True where a query sees a key: the prompt is causal, and each choice sees it and itself."""
-        mask = torch.ones(self.length, self.length, dtype=torch.bool).tril()
+        mask = torch.ones(self.length, self.length, dtype=torch.bool)
+        if self.whole:
+            return mask
+        mask = mask.tril()
         start = self.prompt
         for answer in self.answers:
             mask[start + answer :, start : start + answer] = False
@@ -169,3 +173,19 @@ def partition(lengths: Sequence[int], before: int = 0) -> list[tuple[int, int]]:
         ranges.append((start, stop))
         stop = start
     return ranges[::-1]
+
+
+def end_to_end(real: Tensor, runs: int) -> tuple[Tensor, Tensor, int]:
+    """Where the tokens of N rows, in equal blocks of runs, go in R long rows of T tokens.
+
+    Args:
+        real: (N, W) True where a token is.
+
+    Returns:
+        Of every token its place among R * T, of every row its first, and T.
+    """
+    ends = real.sum(1).view(runs, -1).cumsum(1)
+    total = int(ends.max())
+    run = torch.arange(runs, device=real.device)[:, None] * total
+    starts = (run + ends).flatten() - real.sum(1)
+    return starts[:, None] + real.cumsum(1) - 1, starts, total

@@ -18,7 +18,7 @@ from adaptbench.data.batching import Batch
 from adaptbench.models.attention import IMPLEMENTATION, positions_known, rows_packed
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import runs_on
-from adaptbench.models.packed_rows import PackedRows, Row
+from adaptbench.models.packed_rows import PackedRows, Row, end_to_end
 from adaptbench.models.precision import wide
 
 
@@ -87,7 +87,7 @@ def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
     runs = runs_on(backbone.model)
     more = batch.target_mask[..., 1:]  # what is predicted by a token of the choice itself
     real = torch.cat([batch.source_mask, more.flatten(1)], dim=1)
-    places, starts, total = _end_to_end(real, runs)
+    places, starts, total = end_to_end(real, runs)
     ids, positions = (
         each.new_zeros(runs * total).index_put((places[real],), each[real]).view(runs, total) for each in _read(batch)
     )
@@ -104,22 +104,6 @@ def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
     first = wide(logits[:n]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]
     rest = -cross_entropy(wide(logits[n:]), batch.targets[..., 1:][more], reduction="none")
     return torch.cat([first, first.new_zeros(more.shape).masked_scatter(more, rest)], dim=2)
-
-
-def _end_to_end(real: Tensor, runs: int) -> tuple[Tensor, Tensor, int]:
-    """Where the tokens of N rows, in equal blocks of runs, go in R long rows of T tokens.
-
-    Args:
-        real: (N, W) True where a token is.
-
-    Returns:
-        Of every token its place among R * T, of every row its first, and T.
-    """
-    ends = real.sum(1).view(runs, -1).cumsum(1)
-    total = int(ends.max())
-    run = torch.arange(runs, device=real.device)[:, None] * total
-    starts = (run + ends).flatten() - real.sum(1)
-    return starts[:, None] + real.cumsum(1) - 1, starts, total
 
 
 @contextmanager
