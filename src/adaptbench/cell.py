@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from adaptbench.config import question, run_id
 from adaptbench.data.example import TaskData, fingerprint, wording
 from adaptbench.data.fewshot import FewShotSet, draw
 from adaptbench.data.prompts import DRAWN, evaluation_prompts
-from adaptbench.data.sources import load_task
+from adaptbench.data.sources import EVALUATION, load_task
 from adaptbench.data.templates import NotApplicable, Prompt
 from adaptbench.record import SCHEMA, RunStore
 from adaptbench.schema import Config
@@ -74,7 +74,9 @@ def read_data(config: Config) -> CellData:
     Raises:
         InputError: whatever is wrong with the input.
     """
-    task = load_task(config.dataset)
+    task = replace(load_task(config.dataset), norm=config.norm)
+    if config.dataset.development == EVALUATION:
+        task = replace(task, development=task.evaluation[: config.limit])
     prompts = evaluation_prompts(task, config.template, config.limit)
     nothing_to_draw = not config.method.needs_shots and not task.train and not task.draws
     few_shot_sets = [FewShotSet(s, ()) if nothing_to_draw else draw(task, s, config.shots) for s in config.seeds]

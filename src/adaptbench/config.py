@@ -140,7 +140,13 @@ def _fit_training(config: Config, task: TaskType) -> None:
     recipe, development = config.recipe, config.dataset.development
     if recipe.label_smoothing and not (task.smooths and task.answers == "label"):
         raise InputError(f"recipe.label_smoothing={recipe.label_smoothing}: dataset.task={task.kind} has no such loss")
-    if recipe.patience is not None and development is None:
+    trains = config.method.training_steps(recipe, 1) > 0
+    if development is not None and trains and config.method.plan(1).demonstrations:
+        raise InputError(
+            f"dataset.development={development}: method={config.method.name} trains on demonstrations, and chooses no "
+            "state by rows without (dataset.development=null)"
+        )
+    if recipe.patience is not None and development is None and trains:
         raise InputError(
             f"recipe.patience={recipe.patience}: dataset {config.dataset.name!r} has no development rows "
             "(dataset.development: a number of training rows to hold out, or a split)"
@@ -215,7 +221,7 @@ def _expect(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
-# Settings that came later: left out of what a run's id hashes where they ask for nothing.
+# Left out of what a run's id hashes where they ask for nothing.
 NEUTRAL = ("epochs", "label_smoothing", "weight_decay")
 LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
 # What a result does not depend on: where things are, how a pass is cut. What a dataset's files hold has fingerprints.

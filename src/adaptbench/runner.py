@@ -207,7 +207,7 @@ def _record(
         "provenance.slices": adaptation.log.slices,
         "provenance.signatures": signatures(task, answers),
         "provenance.selected": _selected(adaptation.log, index),
-        "provenance.final_loss": adaptation.log.losses[-1][index] if adaptation.log.losses else None,
+        "provenance.final_loss": adaptation.log.final_losses.get(index),
     }
 
 

@@ -73,8 +73,15 @@ def test_classification_by_a_head(bert, tmp_path, monkeypatch):
         assert record["storage.bytes"] == stored(output, record)
         files = {file.name for file in (output / "adapters" / record["run_id"]).iterdir()}
         assert "head.safetensors" in files
+    output = tmp_path / "probe"
+    ran(monkeypatch, *data, f"model.path={bert}", "method=linear_probe", f"output={output}")
+    for record in records(output):
+        assert record["params.trained"] == record["params.stored"] == record["params.served"] == 0
+        assert record["params.head"] == record["params.trainable"] == 32 * 2 + 2
+        assert record["storage.bytes"] == stored(output, record)
     full = next(record for record in found if record["method"] == "full_ft")
     assert full["params.stored"] == full["params.total"]
+    output = tmp_path / "out"
     head = read_tensors(output / "adapters" / found[0]["run_id"] / "head.safetensors")
     assert sum(tensor.numel() for tensor in head.values()) == 32 * 32 + 32 + 32 * 2 + 2
     predictions = pd.read_parquet(output / "predictions" / f"{found[0]['run_id']}.parquet")

@@ -10,6 +10,7 @@ from adaptbench.data.example import Example, TaskData
 from adaptbench.data.fewshot import draw
 from adaptbench.data.prompts import evaluation_prompts
 from adaptbench.data.templates import SPLIT, TextTemplate
+from adaptbench.methods import METHODS
 from adaptbench.models.encoders import Encoder
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.tasks.classification import Classification
@@ -39,6 +40,25 @@ def task_of(pairs: bool, regression: bool = False) -> TaskData:
 def head_of(encoder: Encoder) -> Any:
     head: Any = encoder.head
     return head.pieces["head"]
+
+
+def test_a_linear_probe_is_one_map_on_a_model_that_stays_as_it_is(bare):
+    """Fused runs equal separate ones, and their scores are those of the frozen model's states."""
+    task, encoder, method = task_of(pairs=False), bare("bert"), METHODS["linear_probe"](steps=5, learning_rate=0.1)
+    before = [parameter.clone() for parameter in encoder.model.parameters()]
+    fused = method.adapt(encoder, task, [draw(task, seed) for seed in SEEDS], recipe(optimizer="adamw"))
+    assert all(torch.equal(*pair) for pair in zip(before, encoder.model.parameters(), strict=True))
+    assert head_of(fused.backbone).dense is None
+    answers = evaluate(fused, evaluation_prompts(task, "plain"), 10)
+    for run, seed in enumerate(SEEDS):
+        alone = method.adapt(encoder, task, [draw(task, seed)], recipe(optimizer="adamw"))
+        weight, bias = (getattr(head_of(alone.backbone).project, name)[0] for name in ("weight", "bias"))
+        assert weight.std() > 0.05
+        for answer in answers[run]:
+            inputs = encoder.tokenizer(answer.prompt.input, return_tensors="pt")
+            with torch.no_grad():
+                states = encoder.model(**inputs).last_hidden_state[:, 0]
+            assert torch.allclose(torch.tensor(answer.scores), (states @ weight + bias)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -130,6 +130,36 @@ def test_fused_runs_choose_and_learn_as_each_would_alone(exact):
             assert np.allclose(one.log_likelihoods, other.log_likelihoods, atol=1e-8, rtol=0)
 
 
+def test_runs_with_unequally_many_phrased_rows_share_their_passes(exact):
+    """Under template=all a row has as many prompts as templates are meant for it."""
+    long = replace(TASK.templates[1], jinja="{% if number < 8 %}" + TASK.templates[1].jinja + "{% endif %}")
+    task = replace(TASK, templates=[TASK.templates[0], long])
+    settings = recipe(epochs=2, batch_size=4)
+    fused = METHOD.adapt(exact["llama"], task, shots(task=task), settings, "all")
+    counts = {len(run) for run in fused.log.predicted}
+    for run, few_shot in enumerate(shots(task=task)):
+        alone = METHOD.adapt(exact["llama"], task, [few_shot], settings, "all")
+        assert alone.log.best == [fused.log.best[run]]
+        counts.add(len(alone.log.predicted[0]))
+    assert len(counts) == 2
+
+
+def test_a_training_that_fails_leaves_the_model_in_evaluation_mode(backbones, monkeypatch):
+    backbone = backbones["t5"]
+    monkeypatch.setattr(DevelopmentRows, "scores", lambda *_: 1 / 0)
+    _, run = train(backbone, METHOD, shots(), epochs=2, batch_size=4)
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert not backbone.model.training
+
+
+def test_the_last_loss_of_a_run_is_that_of_its_own_last_step(backbones, monkeypatch):
+    scripted(monkeypatch, [[0.5, 0.1], [0.4, 0.2], [0.3, 0.3]])
+    _, run = train(backbones["t5"], METHOD, shots(), epochs=3, batch_size=4, patience=1)
+    log = run().log
+    assert log.final_losses == {0: log.losses[3][0], 1: log.losses[5][1]}
+
+
 def test_the_bill_has_every_look_at_the_development_rows(backbones):
     settings = recipe(epochs=3, batch_size=4)
     adaptation = METHOD.adapt(backbones["llama"], TASK, shots((0,)), settings)
@@ -188,6 +218,7 @@ def test_the_reported_rows_may_be_looked_at_and_are_named():
         (["recipe.label_smoothing=1"], "recipe.label_smoothing=1.0: expected at least 0 and less than 1"),
         (["recipe.weight_decay=0.1"], "recipe.weight_decay=0.1: only recipe.optimizer=adamw has one"),
         (["recipe.weight_decay=-1", "recipe.optimizer=adamw"], "recipe.weight_decay=-1.0: expected at least 0"),
+        (["dataset.development=9", "method=icl_tuned", "model=micro_gpt_l"], "dataset.development=9: method=icl_tuned"),
         (["recipe.rows_per_pass=0"], "recipe.rows_per_pass=0: expected at least 1"),
     ],
 )

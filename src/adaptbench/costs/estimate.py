@@ -114,7 +114,7 @@ def _development(cell: PreparedCell, tokens: CountTokens, limit: int, prices: Pr
     """FLOPs of reading one run's development rows while it trains, if it does not end early."""
     few_shot, recipe = cell.few_shot_sets[0], cell.config.recipe
     rows, development = len(few_shot.examples), len(few_shot.development)
-    read = most_read(cell.config.method.training_steps(recipe, rows), recipe, rows, development)
+    read = most_read(cell.config.method.steps_on(recipe, rows), recipe, rows, development)
     if not read:
         return 0
     shown = _rendered(cell, few_shot.development[:SAMPLE])

@@ -86,7 +86,7 @@ class CostLedger:
             ),
             flops_predict=total(self._after, singles) / predictions,
             flops_predict_paper=prices.predict_by_paper(sum(_tokens(shape) for shape, _ in singles) / predictions),
-            memory_adapt=prices.train_memory(_largest(steps)) if steps else None,
+            memory_adapt=_with_best(prices.train_memory(_largest(steps)), adaptation) if steps else None,
             memory_predict=self._memory(singles),
             kv_cache=self._kv_cache(adaptation, _most_held(readings)),
             flops_predict_merged=(
@@ -116,6 +116,14 @@ class CostLedger:
         if not adaptation.backbone.has_anatomy:
             return None
         return kv_cache_bytes(adaptation.backbone.anatomy, tokens, adaptation.backbone.dtype)
+
+
+def _with_best(memory: Memory, adaptation: Adaptation) -> Memory:
+    """A training that keeps its best state holds what it trains twice."""
+    if not adaptation.log.best:
+        return memory
+    kept = (adaptation.log.trained_parameters or 0) * max(p.element_size() for p in adaptation.parameters)
+    return replace(memory, optimizer=memory.optimizer + kept)
 
 
 def _most_held(readings: Sequence[Reading]) -> int:

@@ -6,6 +6,7 @@ An allocator adds rounding and workspaces, and fused attention keeps less than t
 training; a prediction's attention counts as fused.
 """
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from adaptbench.costs.meta import MetaRun, no_gradients_left
 from adaptbench.data.batching import Shape
 from adaptbench.models.anatomy import Anatomy
+from adaptbench.scoring.limits import PassSize
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default  # its kernels hold no scores where none are kept
 
@@ -122,7 +124,8 @@ def predict_memory(run: MetaRun, shape: Shape) -> Memory:
 
 def train_memory(run: MetaRun, shape: Shape) -> Memory:
     """The peak of a training step of this shape that finds the optimizer's state of an earlier one, in such passes."""
-    size = run.task.pass_size(run.adaptation.backbone, shape)
+    own = PassSize(rows=run.recipe.rows_per_pass or sys.maxsize)
+    size = run.task.pass_size(run.adaptation.backbone, shape).within(own)
     with no_gradients_left(run), PeakTracker(own_tensors(run)) as tracker:
         with tracker.as_kind("optimizer"):
             optimizer = run.optimizer()

@@ -152,6 +152,12 @@ class PlannedCell:
     def steps(self) -> int:
         return self.method.training_steps(self.recipe, self.shots) if self.run.adaptation.parameters else 0
 
+    @property
+    def read_in_training(self) -> int:
+        """Development rows that a training to its end reads."""
+        steps = self.method.steps_on(self.recipe, self.shots) if self.steps else 0
+        return most_read(steps, self.recipe, self.shots, self.development)
+
 
 def spent(cell: PlannedCell) -> Spent:
     """The FLOPs of a cell, counted and by formula."""
@@ -179,7 +185,7 @@ def spent(cell: PlannedCell) -> Spent:
             steps * step + cell.searched * search,
             prices.adapt_by_paper((steps * rows + cell.searched) * (lengths.prompt + cell.context + cell.virtual)),
         )
-        + predict * (cell.plan.content_free + most_read(steps, cell.recipe, cell.shots, cell.development))
+        + predict * (cell.plan.content_free + cell.read_in_training)
         + (once if cell.plan.shared and once else Flops(0, 0)),
         predict=predict,
         once=once,

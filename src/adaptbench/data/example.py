@@ -62,6 +62,8 @@ class TaskData:
     development_split: str | None = None
     """What these rows are, in words."""
     answer_delimiter: str = " "
+    norm: str = "token"
+    """How scores of choices are normalised by their length."""
     evaluation_split: str = "evaluation"
     """What `evaluation` is, in words where it stands in for another split."""
     skipped: tuple[str, ...] = ()

@@ -141,6 +141,8 @@ def _development(
         return [], 0, None, []
     if isinstance(named, int):
         return [], named, f"{named:,} training rows", []
+    if named == EVALUATION and config.unlabelled:
+        raise InputError(f"dataset.development={EVALUATION}: dataset {config.name!r} has no labels there")
     if named == EVALUATION:
         return evaluation, 0, "the evaluated rows themselves (optimistic)", []
     rows, skipped = _split(config, "development", named, templates)

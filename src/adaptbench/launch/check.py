@@ -34,4 +34,14 @@ def check_cells(configs: Sequence[Config]) -> list[PreparedCell]:
 
 def _data_key(config: Config) -> str:
     """Everything that `read_data` looks at."""
-    return repr((config.dataset, config.seeds, config.shots, config.limit, config.template, config.method.needs_shots))
+    return repr(
+        (
+            config.dataset,
+            config.seeds,
+            config.shots,
+            config.limit,
+            config.template,
+            config.norm,
+            config.method.needs_shots,
+        )
+    )

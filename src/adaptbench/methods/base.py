@@ -182,6 +182,10 @@ class Method:
         """Steps that a run on so many training rows takes; fewer where its training ends early."""
         return 0
 
+    def steps_on(self, recipe: RecipeConfig, rows: int) -> int:
+        """Steps of one training on so many rows."""
+        return 0
+
     def plan(self, shots: int) -> ReadingPlan:
         """What a prediction reads with so many shots: the prompt alone, unless demonstrations come before it."""
         return ReadingPlan()

@@ -91,6 +91,7 @@ def evaluate(
     runs = len(adaptation.seeds)
     if run_readings is None:
         run_readings = all_readings(adaptation, prompts)
+    adaptation.backbone.train(False)
     ask = Passes(adaptation.task, adaptation.backbone, adaptation.log, batch_size, tokens, progress)
     with adaptation.attached():
         if adaptation.contexts is not None:

@@ -37,7 +37,7 @@ class Passes:
         orders = [sorted(range(count), key=lambda i: len(rows[i].source)) for rows in encoded]  # little padding
         ordered = [[rows[index] for index in order] for rows, order in zip(encoded, orders, strict=True)]
         answers: list[list[Any]] = [[] for _ in range(runs)]
-        most, start = PassSize(rows=max(1, self.batch_size // runs)), 0
+        most, start = PassSize(rows=max(1, self.batch_size // runs)).within(self.log.most_read), 0
         quiet = None if self.progress else True
         with tqdm(total=count, desc="evaluating", leave=False, disable=quiet, mininterval=1) as bar:
             while start < count:
@@ -47,7 +47,7 @@ class Passes:
                 try:
                     found = self.task.answer(self.backbone, blocks, already_read, size)
                 except (RuntimeError, MemoryError) as error:
-                    most = smaller(error, size, most)
+                    most = self.log.most_read = smaller(error, size, most)
                     self.log.halvings += 1
                     continue
                 self.log.slices = max(self.log.slices, -(-shape.choices // size.choices))

@@ -24,7 +24,6 @@ from adaptbench.tasks import TaskType
 from adaptbench.training.log import BestState, TrainingLog
 
 ROWS = 128  # most development rows in a pass, over all runs
-NORM = "token"  # of choices
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,9 @@ class DevelopmentRows:
 
     task: TaskType
     metric: Metric
-    prompts: Sequence[Sequence[Prompt]]  # (R, D)
-    encoded: Sequence[Sequence[Encoded]]  # (R, D)
+    prompts: Sequence[Sequence[Prompt]]  # of every run,
+    encoded: Sequence[Sequence[Encoded]]  # and what the model reads of each
+    norm: str  # of choices
     every: int  # steps
     patience: int | None
 
@@ -53,15 +53,18 @@ class DevelopmentRows:
         prompts = [evaluation_prompts(replace(task, evaluation=few.development), template) for few in few_shot_sets]
         encoded = [[task.type.encode(backbone, prompt) for prompt in rows] for rows in prompts]
         every = steps_between(recipe, len(few_shot_sets[0].examples))
-        return cls(task.type, headline(task), prompts, encoded, every, recipe.patience)
+        return cls(task.type, headline(task), prompts, encoded, task.norm, every, recipe.patience)
 
     @torch.no_grad()
     def scores(self, backbone: Backbone, log: TrainingLog) -> tuple[list[float], list[list[Shape]]]:
         """Each run's score, and what it took to read the rows."""
-        answers = Passes(self.task, backbone, log, ROWS)(self.encoded)
+        longest = max(map(len, self.encoded))
+        filled = [[*rows, *[rows[-1]] * (longest - len(rows))] for rows in self.encoded]  # runs share every pass
+        answers = Passes(self.task, backbone, log, ROWS)(filled)
         found, read = [], []
-        for rows, encoded, own in zip(self.prompts, self.encoded, answers, strict=True):
-            value = score(self.metric, self.task, own, NORM, classes(self.task, rows))
+        for rows, encoded, all_of_run in zip(self.prompts, self.encoded, answers, strict=True):
+            own = all_of_run[: len(rows)]
+            value = score(self.metric, self.task, own, self.norm, classes(self.task, rows))
             found.append(float("-inf") if value is None or self.task.problem(own) else value)
             read.append([self.task.read_shape(row, answer) for row, answer in zip(encoded, own, strict=True)])
         return found, read

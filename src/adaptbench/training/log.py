@@ -12,10 +12,12 @@ class TrainingLog:
 
     shapes: list[list[Shape]] = field(default_factory=list)  # R lists of one shape per step that the run has taken
     losses: list[list[float]] = field(default_factory=list)  # one list of R losses per step
+    final_losses: dict[int, float] = field(default_factory=dict)  # run -> loss of the last step that it has taken
     failures: dict[int, str] = field(default_factory=dict)  # run -> why it failed
     trained_parameters: int | None = None  # of one run, while it trained
     halvings: int = 0  # how often memory ran out, and a pass was repeated with half its rows, or of its row's choices
     most: PassSize = field(default_factory=PassSize)  # the largest pass of a step, since memory last ran out
+    most_read: PassSize = field(default_factory=PassSize)  # likewise of a pass that is only read
     slices: int = 1  # in how many passes the choices of a row were read, at most
     predicted: list[list[Shape]] = field(default_factory=list)  # R lists of what was only read, to choose by
     selected: list[dict[str, float]] = field(default_factory=list)  # of every run, the hyper-parameters chosen on shots
