@@ -36,7 +36,8 @@ from adaptbench.preflight import check_output
 from adaptbench.record import now
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.scores import headline, score
-from adaptbench.tasks.classification import Classification, ClassScores
+from adaptbench.tasks import TaskType
+from adaptbench.tasks.classification import ClassScores
 from experiments.bench import RESULTS
 from experiments.commandline import CONF, Options, at_least_one, one_clear_line, plain_name, program_arguments
 
@@ -50,7 +51,7 @@ def cell_of(model: str, dataset: str, shots: str, seeds: Sequence[int], more: Se
     fixed += ["model.overlong=truncate", "device=cpu"]
     with initialize_config_dir(CONF, version_base="1.3"):
         cell = prepare_cell(resolve(compose("config", program_arguments([*fixed, *more]))))
-    if not isinstance(cell.task.type, Classification):
+    if cell.task.type.kind != "classification":
         raise InputError(f"--datasets {dataset}: expected a task of classification")
     return cell
 
@@ -64,11 +65,10 @@ def ours(cell: PreparedCell, encoder: Encoder, run: int) -> list[ClassScores]:
 def theirs(cell: PreparedCell, encoder: Encoder, run: int) -> list[ClassScores]:
     """The same by the Trainer."""
     task, recipe, few_shot = cell.task.type, cell.config.recipe, cell.few_shot_sets[run]
-    assert isinstance(task, Classification)
     trained_on = evaluation_prompts(replace(cell.task, evaluation=few_shot.examples), "random")
     torch.manual_seed(few_shot.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        resolve_path(cell.config.model.path), num_labels=task.classes, dtype=torch.float32
+        resolve_path(cell.config.model.path), num_labels=task.options(cell.prompts[0]), dtype=torch.float32
     )
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -100,7 +100,7 @@ def theirs(cell: PreparedCell, encoder: Encoder, run: int) -> list[ClassScores]:
 class _Rows(torch.utils.data.Dataset):
     """Prompts as the Trainer takes them, of the tokens that both sides read."""
 
-    def __init__(self, task: Classification, encoder: Encoder, prompts: Sequence[Prompt]):
+    def __init__(self, task: TaskType, encoder: Encoder, prompts: Sequence[Prompt]):
         self._task, self._encoder = task, encoder
         self._rows = [(task.encode(encoder, prompt), prompt.label) for prompt in prompts]
 
@@ -109,12 +109,12 @@ class _Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         encoded, label = self._rows[index]
-        return {"text": Text(encoded.source, encoded.types), "labels": label}
+        return {"text": Text(encoded.source, getattr(encoded, "types", ())), "labels": label}
 
     def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Rows padded to one batch."""
         ids, mask, types = pad_texts([row["text"] for row in rows], self._encoder.pad_id)
-        kind = torch.float32 if self._task.regression else torch.long
+        kind = torch.float32 if self._task.answers == "number" else torch.long
         found = {"input_ids": ids, "attention_mask": mask.long()}
         if self._encoder.token_types:
             found["token_type_ids"] = types
