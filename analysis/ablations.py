@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from analysis.published import PAPER, PRINTED, published
+from analysis.published import PAPER, PRINTED, printed_name, published
 from analysis.summary import Arm, Comparison, Summary, compare_all
 from analysis.typeset import ABSENT, Panel, Table, percent, signed
 
@@ -127,7 +127,8 @@ def table(result: Result, summary: Summary) -> Table:
     for label, (_, where) in ablation.settings.items():
         printed = published_row(ablation.name, where) if where else {}
         if printed:
-            cells = [f"{printed[k]:.1f}" if (k := paper_name(name)) in printed else ABSENT for name in summary.datasets]
+            scores = [printed.get(printed_name(name) or name) for name in summary.datasets]
+            cells = [ABSENT if score is None else f"{score:.1f}" for score in scores]
             average = float(np.mean([value for key, value in printed.items() if key != "average"]))
             theirs.append([label, *cells, f"{average:.1f}", ABSENT])
             numbers.append({"source": PAPER, "setting": label, "score": average / 100})
@@ -161,10 +162,3 @@ def published_row(table: str, where: dict[str, str]) -> dict[str, float]:
     for column, value in where.items():
         rows = rows[rows[column] == value]
     return dict(zip(rows["dataset"], rows["value"], strict=True))
-
-
-def paper_name(dataset: str) -> str:
-    """How the paper prints a dataset of ours: micro_anli_r1 is its ANLI-R1."""
-    known = {name.lower().replace("-", "_"): name for name in published()["dataset"].dropna().unique()}
-    own = dataset.removeprefix("micro_").replace("hellaswag", "hswag").replace("hswag", "h_swag")
-    return known.get(own, dataset)

@@ -59,7 +59,8 @@ STYLES = {
 }
 # Encoders; what a model is called in every other report is its own name.
 MODELS = {"minilm_l6": "MiniLM-L6", "roberta_base": "RoBERTa-base", "bert_base": "BERT-base"}
-PRETRAINED_ON_TASK = "_tapt"  # ends the name of a model whose pre-training went on with a task's own texts
+# How a model's name ends whose pre-training went on with a domain's texts, a task's own, or first those, then these.
+CONTINUED = {"_dapt_tapt": "DAPT + TAPT", "_dapt": "DAPT", "_tapt": "TAPT"}
 # Methods that only the ablations compare (analysis/ablations.py); the main tables leave them out.
 ABLATION_ONLY = frozenset(
     [f"{method}_{losses}" for method in ("full_ft", "t_few") for losses in ("lm", "lm_ul", "lm_ln")] + ["ia3_lm"]
@@ -95,8 +96,9 @@ def method_style(method: str) -> MethodStyle:
 
 def model_label(model: str) -> str:
     """The display name of a model of `MODELS`, with what its pre-training went on with; any other model's own name."""
-    base = model.removesuffix(PRETRAINED_ON_TASK)
-    return MODELS.get(base, base) + (" + TAPT" if base != model else "")
+    suffix = next((suffix for suffix in CONTINUED if model.endswith(suffix)), "")
+    base = model.removesuffix(suffix)
+    return MODELS.get(base, base) + (f" + {CONTINUED[suffix]}" if suffix else "")
 
 
 def sort_key(method: str) -> tuple[int, str]:

@@ -21,6 +21,7 @@ import pandas as pd
 from adaptbench.metrics import METRICS, Metric, total
 from adaptbench.metrics.base import Array, mean, mean_by_item
 from adaptbench.metrics.normalisation import LENGTHS, NORMS, first_ranked, normalised
+from analysis.pretraining import with_pretraining
 
 IDENTITY = ("run_id", "experiment", "method", "model", "dataset", "template", "metric")
 COUNTS = ("schema", "seed", "shots", "n_eval")
@@ -47,6 +48,7 @@ EXTRAS = (  # measures that not every record has
     "params.served",
     "params.head",
     "pretraining.flops",
+    "pretraining.seconds",
 )
 CHOICE_COLUMNS = ("uid", "template", "label", "choice", "log_likelihood", "tokens", "characters", "bytes")
 ANSWER_COLUMNS = ("uid", "template", "prediction", "reference", "classes")
@@ -171,6 +173,8 @@ def name_variants(records: list[dict[str, Any]]) -> None:
 def load_records(folder: Path) -> tuple[pd.DataFrame, int]:
     """One row per finished run, sorted by what it is, so that file names and directory order do not matter.
 
+    Two columns are added: what adapting took with its share of pre-training (`analysis.pretraining`).
+
     Records of an older schema answer questions that have since been asked anew: they are left out, and counted.
     """
     every = [validate(record, path) for record, path in read_all(folder, "records")]
@@ -182,7 +186,7 @@ def load_records(folder: Path) -> tuple[pd.DataFrame, int]:
     for key in (*SCORES, *MEASURES, *EXTRAS):
         if key in frame:
             frame[key] = frame[key].astype(float)
-    return frame.sort_values(identity, ignore_index=True), len(every) - len(records)
+    return with_pretraining(frame.sort_values(identity, ignore_index=True)), len(every) - len(records)
 
 
 def load_failures(folder: Path, finished: set[str]) -> pd.DataFrame:

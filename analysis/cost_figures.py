@@ -9,6 +9,7 @@ from analysis.appearance import method_style
 from analysis.charts import ITEMS, Bars, Stack, Tally, break_even, stacked
 from analysis.figures import Line, Panel, Point, best_known, measured_panel
 from analysis.pareto import AXES
+from analysis.pretraining import ADAPTING
 from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
 from analysis.tables import short
@@ -17,14 +18,17 @@ from analysis.verdicts import best
 
 PREDICTIONS = 1000  # that a bar of the breakdown holds
 SPENT = {"adapting": "#D55E00", "predicting": "#88AACC"}
+BEFORE = {"pre-training": "#999933"}
 
 
 def bytes_text(value: float, _: object = None) -> str:
     return size(value)
 
 
-def theirs(measure: str, x_label: str) -> Panel:
-    """Table 1's rows: a point where a method spends anything, a level where it spends nothing."""
+def theirs(summary: Summary, measure: str, x_label: str) -> tuple[Panel, ...]:
+    """Table 1's rows, where they compare: a point where a method spends anything, a level where it spends nothing."""
+    if not summary.as_in_the_paper:
+        return ()
     table = published_table1()
     methods = list(table["method"])
     points, lines = [], []
@@ -34,17 +38,18 @@ def theirs(measure: str, x_label: str) -> Panel:
             points.append(Point(getattr(row, measure), row.score, name, style))
         else:
             lines.append(Line(row.score, name, style.colour, "--" if row.method == "zero_shot" else "-."))
-    return Panel(f"Published ({PAPER}, Table 1)", x_label, points, lines)
+    return (Panel(f"Published ({PAPER}, Table 1)", x_label, points, lines),)
 
 
-def training_flops(summary: Summary) -> tuple[Panel, Panel]:
+def training_flops(summary: Summary) -> tuple[Panel, ...]:
     """Scores against the FLOPs of adapting, spent once."""
-    x_label = "FLOPs to adapt, counted (levels: nothing is trained)"
+    with_share = ", with a share of pre-training" if summary.pretrained else ""
+    x_label = f"FLOPs to adapt, counted{with_share} (levels: nothing is trained)"
     left = measured_panel(summary, "flops_adapt", x_label, best_known(summary, "flops_adapt"))
-    return left, theirs("flops_training", "FLOPs to adapt, by the paper's formula")
+    return left, *theirs(summary, "flops_training", "FLOPs to adapt, by the paper's formula")
 
 
-def memory(summary: Summary) -> tuple[Panel, Panel]:
+def memory(summary: Summary) -> tuple[Panel, ...]:
     """Scores against peak memory, to adapt and to predict."""
 
     def panel(phase: str) -> Panel:
@@ -54,11 +59,11 @@ def memory(summary: Summary) -> tuple[Panel, Panel]:
     return panel("adapt"), panel("predict")
 
 
-def storage(summary: Summary) -> tuple[Panel, Panel]:
+def storage(summary: Summary) -> tuple[Panel, ...]:
     """Scores against what has to be stored for a task beside the model."""
-    left = measured_panel(summary, "storage", "Bytes to store for a task", best_known(summary, "storage"))
-    right = theirs("disk", "Bytes to store for a task")
-    return replace(left, x_text=bytes_text), replace(right, x_text=bytes_text)
+    x_label = "Bytes to store for a task"
+    left = measured_panel(summary, "storage", x_label, best_known(summary, "storage"))
+    return tuple(replace(panel, x_text=bytes_text) for panel in (left, *theirs(summary, "disk", x_label)))
 
 
 def forgetting(summary: Summary) -> tuple[Panel] | None:
@@ -73,7 +78,7 @@ def tallies(summary: Summary) -> list[Tally]:
     leaders = [arm for family in ("peft", "full", "zero_shot") if (arm := best(summary, family)) is not None]
     found = []
     for arm in [*leaders, *(arm for arm in summary.arms if arm.family == "icl")]:
-        once, each = arm.typical("flops.adapt.measured"), arm.typical("flops.predict.measured")
+        once, each = arm.typical(ADAPTING), arm.typical("flops.predict.measured")
         if each:
             found.append(Tally(summary.title(arm), arm.method, once or 0.0, each))
     return found
@@ -92,17 +97,20 @@ def published_tallies() -> list[Tally]:
 
 def break_even_chart(summary: Summary) -> Figure:
     mine = tallies(summary)
-    panels = [("Measured here", mine)] if mine else []
-    return break_even([*panels, (f"Published ({PAPER}, Table 1)", published_tallies())])
+    panels = [("Measured here", mine)] if mine or not summary.as_in_the_paper else []
+    if summary.as_in_the_paper:
+        panels.append((f"Published ({PAPER}, Table 1)", published_tallies()))
+    return break_even(panels)
 
 
 def breakdown(summary: Summary) -> Figure:
-    """FLOPs of adapting and of some predictions, and peak memory by what it holds."""
+    """FLOPs of adapting (and pre-training) and of some predictions, and peak memory by what it holds."""
     names = {arm.key: summary.title(arm) for arm in summary.arms}
     spent = [
         Stack(
             names[arm.key],
             {
+                "pre-training": arm.pretraining_share or 0.0,
                 "adapting": arm.typical("flops.adapt.measured") or 0.0,
                 "predicting": PREDICTIONS * (arm.typical("flops.predict.measured") or 0.0),
             },
@@ -110,12 +118,10 @@ def breakdown(summary: Summary) -> Figure:
         for arm in summary.arms
     ]
     held = [Stack(names[arm.key], items) for arm in summary.arms if (items := memory_items(arm))]
-    return stacked(
-        [
-            Bars(f"FLOPs: adapting and {PREDICTIONS:,} predictions", "FLOPs, counted", spent, SPENT),
-            Bars("Peak memory (tuned: to adapt)", "bytes of tensors", held, ITEMS, "bytes"),
-        ]
-    )
+    flops = Bars(f"FLOPs: adapting and {PREDICTIONS:,} predictions", "FLOPs, counted", spent, SPENT)
+    if summary.pretrained:  # a third name in the legend leaves no room for a long title
+        flops = Bars("FLOPs", f"FLOPs with {PREDICTIONS:,} predictions, counted", spent, BEFORE | SPENT)
+    return stacked([flops, Bars("Peak memory (tuned: to adapt)", "bytes of tensors", held, ITEMS, "bytes")])
 
 
 def memory_items(arm: Arm) -> dict[str, float]:
@@ -128,7 +134,7 @@ def memory_items(arm: Arm) -> dict[str, float]:
     return {}
 
 
-PANELS: dict[str, Callable[[Summary], tuple[Panel, Panel]]] = {
+PANELS: dict[str, Callable[[Summary], tuple[Panel, ...]]] = {
     "training_flops": training_flops,
     "memory": memory,
     "storage": storage,

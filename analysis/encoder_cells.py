@@ -1,6 +1,6 @@
 """Cells and CSV rows that the tables of encoders share: estimates of ours, and numbers as the papers print them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,14 +8,16 @@ import pandas as pd
 from analysis.encoders import Block, Estimate, Part
 from analysis.published import SOURCES
 from analysis.summary import Arm, Summary
-from analysis.typeset import ABSENT, percent
+from analysis.typeset import ABSENT, percent, span
 
+COVERED = {3: 80, 5: 88}  # seeds -> percent of simulated experiments, where nothing but the seeds varies
 SPREAD = (
     "Mean (standard deviation) over seeds, in percent, as these papers print them; n/a for the deviation of one seed. "
     "In square brackets the 95 % bootstrap interval of that mean over seeds and items. It is too short where seeds "
-    "differ so much that they outweigh the items: in simulations it then covered 84 % with three seeds and 92 % with "
-    "five."
+    f"outweigh the items: in simulations in which nothing but the seeds varies it covers {COVERED[3]} % with three "
+    f"seeds and {COVERED[5]} % with five."
 )
+DEVELOPMENT_ROWS = 1000  # of arXiv 2110.07577 in its low-resource setting
 
 
 def text(found: Estimate | None) -> str:
@@ -48,13 +50,35 @@ def printed_row(row: pd.Series, **more: Any) -> dict[str, Any]:
     return {**own, "dataset": row["dataset"], "metric": row["metric"], "mean": row["number"] / 100, "sd": sd, **said}
 
 
-def trained_on(present: Sequence[Block]) -> str:
-    shots = [cell.shots for block in present for arm in block.arms for cell in arm.by_dataset.values() if cell.shots]
-    if not shots:
-        return ""
-    low, high = min(shots), max(shots)
-    amount = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return f"Trained on {amount} examples per data set."
+def rows_of(present: Sequence[Block]) -> str:
+    """How many rows were trained on and scored, and which those were: published rows may stand on other ones."""
+    told = []
+    for label, runs in by_label(present):
+        trained, scored = span(runs.loc[runs["shots"] > 0, "shots"]), span(runs["n_eval"])
+        splits = sorted(set(runs["evaluation_split"].dropna())) if "evaluation_split" in runs else []
+        told.append(f"{label} {trained} and {scored}" + (f" ({', '.join(splits)})" if splits else ""))
+    return f"Rows here, trained on and scored: {'; '.join(told)}. Published scores are of rows of their own."
+
+
+def development_rows(present: Sequence[Block]) -> str:
+    """Where the best state was chosen on another number of rows than in arXiv 2110.07577."""
+    told = []
+    for label, runs in by_label(present):
+        if "development.rows" in runs:
+            other = runs[runs["development.rows"].notna() & (runs["development.rows"] != DEVELOPMENT_ROWS)]
+            if len(other):
+                shots = ", ".join(str(k) for k in sorted(set(other["shots"])))
+                told.append(f"{label} {span(other['development.rows'])} (K = {shots})")
+    return f"Development rows, where they are not {DEVELOPMENT_ROWS:,}: {'; '.join(told)}." if told else ""
+
+
+def by_label(present: Sequence[Block]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every data set's runs in any of these blocks, which have the same columns."""
+    records = [arm.records for block in present for arm in block.arms]
+    for name, label in present[0].part.labels.items():
+        runs = [own[own["dataset"] == name] for own in records]
+        if any(len(own) for own in runs):
+            yield label, pd.concat([own for own in runs if len(own)])
 
 
 def chosen_on(present: Sequence[Block]) -> str:

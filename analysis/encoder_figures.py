@@ -14,7 +14,6 @@ from analysis import figures
 from analysis.appearance import FOREGROUND, MethodStyle, method_style, model_label
 from analysis.encoder_glue import PRINTED_AVERAGE
 from analysis.encoders import (
-    ADAPTING,
     DOMAIN_PART,
     GLUE_PART,
     LOW_RESOURCE_PARTS,
@@ -30,6 +29,7 @@ from analysis.figures import Line, Panel
 from analysis.labels import FONT_SIZE
 from analysis.markers import BACKGROUND, Point
 from analysis.pareto import flops_per_prediction
+from analysis.pretraining import ADAPTING
 from analysis.published import METHODS, SOURCES, UNIPELT, mark, printed_in
 from analysis.summary import Arm, Summary
 from analysis.typeset import significant

@@ -8,7 +8,17 @@ import pandas as pd
 
 from adaptbench.metrics import get
 from analysis.appearance import model_label
-from analysis.encoder_cells import SPREAD, chosen_on, failed, number_row, printed_row, text, trained_on, with_state
+from analysis.encoder_cells import (
+    SPREAD,
+    chosen_on,
+    development_rows,
+    failed,
+    number_row,
+    printed_row,
+    rows_of,
+    text,
+    with_state,
+)
 from analysis.encoders import GLUE_PART, LOW_RESOURCE_PARTS, Block, Part, average, blocks, complete, estimate
 from analysis.published import FAIRSEQ, METHODS, PT_UNIPELT, SOURCES, UNIPELT, as_printed, footnotes, printed_in
 from analysis.summary import Summary
@@ -71,8 +81,8 @@ def table_of(
         numbers += [printed_row(row, **shots(part)) for _, frame in theirs for _, row in frame.iterrows()]
         frames += [frame for _, frame in theirs]
     columns = [("", "Method"), ("", "Model"), *heading(parts[0], present), ("", "Average")]
-    amount = trained_on(present) if parts[0].shots is None else ""
-    notes = [SPREAD, AVERAGED, amount, chosen_on(present), failed(summary, parts), *remarks]
+    chosen = [chosen_on(present), development_rows(present) if parts[0].shots is not None else ""]
+    notes = [SPREAD, AVERAGED, rows_of(present), *chosen, failed(summary, parts), *remarks]
     notes += dict.fromkeys(map(printed_metrics, frames))
     return Table(name, title, columns, panels, pd.DataFrame(numbers), 2, [*filter(None, notes), *footnotes(frames)])
 

@@ -8,7 +8,7 @@ from analysis.appearance import model_label
 from analysis.encoders import Block, blocks
 from analysis.published import METHODS, PT_UNIPELT, SOURCES, UNIPELT, as_printed, footnotes, mark, printed_in
 from analysis.summary import Arm, Summary
-from analysis.typeset import ABSENT, Panel, Row, Table, count, significant
+from analysis.typeset import ABSENT, Panel, Row, Table, count, significant, span
 
 COUNTS = {"trained": "Trained", "stored": "Stored", "served": "Served"}
 # (our model, the source, where it prints counts, which of the three they are, our method -> its row)
@@ -80,8 +80,8 @@ def parameters(summary: Summary) -> Table | None:
     columns.append(("", "Head"))
     notes = [
         "Trained: updated while training. Stored: kept for the task. Served: what a prediction has beside the model, 0 "
-        "where it merges into the weights. All without the head, which has a column of its own. Of model: of all its "
-        "parameters.",
+        "where it merges into the weights. All without the head, which has a column of its own.",
+        denominators(found),
         what_percentages_count(),
         *footnotes(frames),
     ]
@@ -101,21 +101,13 @@ def counted(found: tuple[Block, ...]) -> Iterator[tuple[Arm, dict]]:
             values = {name: next(iter(known(arm, name)), None) for name in (*COUNTS, "total")}
             if (key := (arm.method, model, *values.values())) not in seen:
                 seen.add(key)
-                yield arm, {**values, "head": span(heads[arm.method])}
+                yield arm, {**values, "head": span(heads[arm.method])}  # differs with the number of classes
 
 
 def known(arm: Arm, name: str) -> list[float]:
     """The distinct values of a count in an arm's records."""
     column = f"params.{name}"
     return sorted(set(arm.records[column].dropna())) if column in arm.records else []
-
-
-def span(values: list[float]) -> str:
-    """One number, or the least and the largest: heads differ with the number of classes."""
-    if not values:
-        return ABSENT
-    low, high = min(values), max(values)
-    return count(low) if low == high else f"{count(low)} to {count(high)}"
 
 
 def share(value: float | None, total: float | None) -> float | None:
@@ -151,6 +143,22 @@ def prefix_network(tokens: int, width: int, hidden: int, layers: int) -> tuple[i
     """How many parameters make a prefix in training (embeddings and two linear maps), and how many numbers it is."""
     keys_and_values = 2 * layers * width
     return tokens * width + (width + 1) * hidden + (hidden + 1) * keys_and_values, tokens * keys_and_values
+
+
+def denominators(found: tuple[Block, ...]) -> str:
+    """What "of model" divides by here, and what the printed percentages divide by."""
+    totals: dict[str, None] = {}
+    for block in found:
+        for arm in block.arms:
+            name = model_label(block.model).split(" + ")[0]  # more pre-training adds no parameters
+            totals |= {f"{name} {count(total)}": None for total in known(arm, "total")}
+    whole = printed_in(PT_UNIPELT, "params", method="full_model").iloc[0]
+    other = printed_in(UNIPELT, "table4", method="full_finetuning", metric="trainable_params").iloc[0]
+    return (
+        "Of model: of the parameters loaded here, without the pooler (where a head has a map in its place, that is the "
+        f"head's): {', '.join(totals) or ABSENT}. The percentages of {SOURCES[PT_UNIPELT]} are of {as_printed(whole)}, "
+        f"{whole['model']} with its pooler, those of {SOURCES[UNIPELT]} of {as_printed(other)}."
+    )
 
 
 def what_percentages_count() -> str:

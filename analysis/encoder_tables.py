@@ -4,7 +4,16 @@ import pandas as pd
 
 from adaptbench.metrics import get
 from analysis.appearance import model_label
-from analysis.encoder_cells import SPREAD, chosen_on, failed, number_row, printed_row, text, trained_on, with_state
+from analysis.encoder_cells import (
+    SPREAD,
+    chosen_on,
+    failed,
+    number_row,
+    printed_row,
+    rows_of,
+    text,
+    with_state,
+)
 from analysis.encoder_glue import glue, low_resource
 from analysis.encoder_parameters import parameters
 from analysis.encoders import DOMAIN_PART, DOMAINS, SQUAD, SQUAD_PART, Block, blocks, estimate, estimate_by
@@ -54,7 +63,7 @@ def domains(summary: Summary) -> Table | None:
         "does not say which kind its F1 is, as far as could be read; the kinds differ where classes are uneven, so its "
         "numbers compare with neither column.",
         same_baselines(),
-        trained_on(present),
+        rows_of(present),
         chosen_on(present),
         failed(summary, [DOMAIN_PART]),
     ]
@@ -120,7 +129,7 @@ def squad(summary: Summary) -> Table | None:
             f"95 % interval {', '.join(sorted(judged))}".strip(),
         ]
         columns += [(f"{SQUAD[name]}, %", column) for column in names]
-    notes = [SPREAD, OWN_METRIC, trained_on(present), chosen_on(present), failed(summary, [SQUAD_PART])]
+    notes = [SPREAD, OWN_METRIC, rows_of(present), chosen_on(present), failed(summary, [SQUAD_PART])]
     remarks = filter(None, [*notes, larger_baseline()])
     title, notes = "SQuAD, encoders with a trained head", [*remarks, *footnotes(frames)]
     return Table("squad", title, columns, panels, pd.DataFrame(numbers), 2, notes)

@@ -5,7 +5,6 @@ on a part. Scores are means over seeds with their standard deviation, as in thes
 of that mean over seeds and items.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -42,7 +41,6 @@ DOMAINS = {
 }
 SQUAD = {"squad": "SQuAD1.1", "xquad_en": "XQuAD (English)"}
 LOW_RESOURCE = (100, 500, 1000)  # shots
-ADAPTING = "flops.adapt.whole"  # of a run, its share of the pre-training that its model started from included
 
 
 @dataclass(frozen=True, eq=False)  # there is one of each
@@ -98,8 +96,8 @@ class Block:
 @lru_cache(maxsize=4)
 def blocks(summary: Summary) -> tuple[Block, ...]:
     """Part by part, and model by model as the summary lists them; none where no record is on such a data set."""
-    experiment = summary.experiment
-    records, found = with_pretraining(experiment.records), []
+    experiment, found = summary.experiment, []
+    records = experiment.records
     several = sum(bool(runs_of(part, records).any()) for part in PARTS if set(part.labels) == set(GLUE)) > 1
     for part in PARTS:
         own = records[runs_of(part, records)]
@@ -128,17 +126,6 @@ def arms_of(experiment: Experiment, records: pd.DataFrame, failures: pd.DataFram
     datasets = sorted({*own["dataset"], *failures["dataset"]})
     problems: dict[str, list[str]] = {key: [] for key in ("missing", "mismatch", "items", "twice")}  # told elsewhere
     return build_arms(replace(experiment, records=own, failures=failures), datasets, problems)
-
-
-def with_pretraining(records: pd.DataFrame) -> pd.DataFrame:
-    """Adds `ADAPTING`: a bill of pre-training is shared out over the data sets that start from what it made."""
-    whole = records["flops.adapt.measured"]
-    if "pretraining.flops" in records:
-        start = records.get("provenance.pretraining", pd.Series(None, index=records.index, dtype=object))
-        start = start.map(lambda value: json.dumps(value, sort_keys=True, default=str))
-        sharing = records.groupby(start)["dataset"].transform("nunique").where(~start.isin(["null", "NaN"]), 1)
-        whole = whole + (records["pretraining.flops"] / sharing).fillna(0)
-    return records.assign(**{ADAPTING: whole})
 
 
 # -- scores -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from analysis.pareto import FORGETTING, forgetting
+from analysis.pretraining import ADAPTING
 from analysis.summary import Arm, Comparison, Summary
 from analysis.typeset import percent, signed
 from analysis.verdicts import significance
@@ -114,7 +115,7 @@ def more_training(arm: Arm, fixed: Arm) -> str:
     """How many times the FLOPs of one training, on the data sets that both have."""
     shared = set(arm.by_dataset) & set(fixed.by_dataset)
     own = (replace(each, records=each.records[each.records["dataset"].isin(shared)]) for each in (arm, fixed))
-    mine, once = (each.typical("flops.adapt.measured") for each in own)
+    mine, once = (each.typical(ADAPTING) for each in own)
     return f" Adapting takes {mine / once:.1f} times the FLOPs." if mine and once else ""
 
 

@@ -1,7 +1,7 @@
 """Draws the paper's Figures 2 and 3 from an experiment's records, beside the same plots of the published numbers.
 
-A figure is a function from a summary to its two panels; `draw` makes a matplotlib figure of them, `write` saves it as
-pdf and png, `inline_svg` embeds it in the report.
+A figure is a function from a summary to its panels, the published one only where it compares; `draw` makes a matplotlib
+figure of them, `write` saves it as pdf and png, `inline_svg` embeds it in the report.
 """
 
 import io
@@ -240,22 +240,26 @@ def format_percent(value: float, _: object = None) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") + " %"
 
 
-def figure2(summary: Summary) -> tuple[Panel, Panel]:
+def figure2(summary: Summary) -> tuple[Panel, ...]:
     """Plots scores against the share of parameters updated."""
     x_label = "Parameters updated, % of the model"
-    left = measured_panel(summary, "parameters", x_label)
+    left = replace(measured_panel(summary, "parameters", x_label), x_text=format_percent)
+    if not summary.as_in_the_paper:
+        return (left,)
     points = [
         Point(row.percent_updated, row.score, method_style(row.method).label, method_style(row.method))
         for row in published_table4().itertuples()
     ]
     right = Panel(f"Published: T0-3B ({PAPER}, Table 4)", x_label, points, [], PRINTED_LABEL)
-    return replace(left, x_text=format_percent), replace(right, x_text=format_percent)
+    return left, replace(right, x_text=format_percent)
 
 
-def figure3(summary: Summary) -> tuple[Panel, Panel]:
+def figure3(summary: Summary) -> tuple[Panel, ...]:
     """Plots scores against FLOPs per prediction: counted ones, or the formula's where none were counted."""
     axis = "flops_predict"
     left = measured_panel(summary, axis, "FLOPs per prediction, counted", best_known(summary, axis))
+    if not summary.as_in_the_paper:
+        return (left,)
     table = published_table1()
     methods = list(table["method"])
     points, lines = [], []

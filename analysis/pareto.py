@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis import statistics as stats
+from analysis.pretraining import ADAPTING, SHARED
 from analysis.statistics import Array
 from analysis.summary import Arm, DatasetScores, Summary
 from analysis.typeset import Panel, Table, percent, power, significant, size
@@ -64,7 +65,7 @@ AXES = {
     for axis in (
         Axis("flops_predict", "FLOPs per prediction", flops_per_prediction, power),
         Axis("parameters", "Parameters updated", lambda arm: arm.percent_updated, percent_text),
-        Axis("flops_adapt", "FLOPs to adapt", lambda arm: arm.typical("flops.adapt.measured"), power),
+        Axis("flops_adapt", "FLOPs to adapt", lambda arm: arm.typical(ADAPTING), power),
         Axis("memory_adapt", "Peak memory to adapt", lambda arm: arm.highest("memory.adapt.peak_bytes"), size),
         Axis("memory_predict", "Peak memory to predict", lambda arm: arm.highest("memory.predict.peak_bytes"), size),
         Axis("storage", "Storage", lambda arm: arm.typical("storage.bytes"), size),
@@ -213,6 +214,8 @@ def pareto(summary: Summary) -> Table | None:
         "strictly. Probability: the share of bootstrap replicates, of the same seeds and items for all methods and "
         f"with costs as they are, in which it is; methods from {100 * WORTH_NAMING:.0f} % on are listed."
     ]
+    if summary.pretrained:
+        notes.append(SHARED.format(AXES["flops_adapt"].label))
     if absent := [arm for arm in summary.arms if not arm.covers_all]:
         notes.append(f"Left out, because they did not run on every dataset: {', '.join(map(summary.title, absent))}.")
     return Table("pareto", "Pareto fronts", columns, panels, pd.DataFrame(numbers), 2, notes)

@@ -45,6 +45,21 @@ def published_table4() -> pd.DataFrame:
     return frame.reset_index()
 
 
+def printed_name(dataset: str) -> str | None:
+    """How the paper prints a data set of ours: micro_anli_r1 is its ANLI-R1. None for one that it does not have."""
+    known = {name.lower().replace("-", "_"): name for name in published()["dataset"].dropna().unique()}
+    return known.get(dataset.removeprefix("micro_").replace("hellaswag", "hswag").replace("hswag", "h_swag"))
+
+
+def as_in_the_paper(records: pd.DataFrame) -> bool:
+    """Whether some runs answer by choosing, on a data set of the paper or of the embedded world."""
+    chosen = records[records["task"].fillna("choices") == "choices"] if "task" in records else records
+    return any(
+        name.startswith("micro_") or printed_name(name.removeprefix("open_").removeprefix("raft_")) is not None
+        for name in chosen["dataset"].unique()
+    )
+
+
 # -- encoders: published/unipelt_pt.csv ---------------------------------------------------------------------------
 
 PT_UNIPELT, UNIPELT, DONT_STOP, FAIRSEQ = "2405.05493", "2110.07577", "2004.10964", "fairseq_roberta"

@@ -16,6 +16,8 @@ from adaptbench.metrics import Metric, get
 from analysis import statistics as stats
 from analysis.appearance import ABLATION_ONLY, FAMILIES, MethodStyle, base_method, method_style, sort_key
 from analysis.collect import MEASURES, NORMS, Experiment
+from analysis.pretraining import ADAPTING, any_pretraining
+from analysis.published import as_in_the_paper
 from analysis.statistics import Array, ItemStatistics
 
 
@@ -103,6 +105,12 @@ class Arm:
         return None if np.isnan(value) else float(value)
 
     @property
+    def pretraining_share(self) -> float | None:
+        """FLOPs of pre-training in those of adapting; None where either was not counted."""
+        whole, own = self.typical(ADAPTING), self.typical("flops.adapt.measured")
+        return None if whole is None or own is None else whole - own
+
+    @property
     def percent_updated(self) -> float | None:
         trainable, total = self.typical("params.trainable"), self.typical("params.total")
         return None if trainable is None or not total else 100 * trainable / total
@@ -159,6 +167,16 @@ class Summary:
     @property
     def models(self) -> list[str]:
         return sorted({arm.model for arm in self.arms})
+
+    @cached_property
+    def pretrained(self) -> bool:
+        """Whether some run's model was pre-trained further before it was adapted."""
+        return any_pretraining(self.experiment.records)
+
+    @cached_property
+    def as_in_the_paper(self) -> bool:
+        """Whether some runs compare with the numbers of arXiv 2205.05638."""
+        return as_in_the_paper(self.experiment.records)
 
     @property
     def mean_chance(self) -> float | None:

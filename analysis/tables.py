@@ -12,6 +12,7 @@ from analysis import ablations, encoder_tables, pareto, wording
 from analysis import statistics as stats
 from analysis.appearance import method_style
 from analysis.collect import NORMS
+from analysis.pretraining import ADAPTING, SECONDS, SHARED, any_pretraining
 from analysis.published import PAPER, published_table1
 from analysis.summary import Arm, Summary
 from analysis.typeset import (
@@ -50,13 +51,14 @@ def average_text(arm: Arm) -> str:
 
 
 def table1(summary: Summary) -> Table:
-    """Method, inference FLOPs, training FLOPs, disk, score: the paper's Table 1, then the paper's own numbers."""
+    """Method, inference FLOPs, training FLOPs, disk, score: the paper's Table 1, its own numbers if they compare."""
     best, rows, numbers = best_of(summary.arms), [], []
     for arm in summary.arms:
         spent = {
-            f"{short}_{source}": arm.typical(f"flops.{phase}.{source}")
-            for short, phase in (("flops_inference", "predict"), ("flops_training", "adapt"))
-            for source in ("measured", "paper")
+            "flops_inference_measured": arm.typical("flops.predict.measured"),
+            "flops_inference_paper": arm.typical("flops.predict.paper"),
+            "flops_training_measured": arm.typical(ADAPTING),
+            "flops_training_paper": arm.typical("flops.adapt.paper"),
         }
         disk, text = arm.typical("storage.bytes"), average_text(arm)
         text = Best(text) if arm.covers_all and arm.score == best else text
@@ -66,7 +68,7 @@ def table1(summary: Summary) -> Table:
         quality = {"score": arm.score, "ci_low": low, "ci_high": high, "chance": summary.mean_chance}
         numbers.append({**own, **spent, "disk_bytes": disk, **quality, "datasets": len(arm.by_dataset)})
     theirs = []
-    for row in published_table1().itertuples():
+    for row in published_table1().itertuples() if summary.as_in_the_paper else ():
         costs = [ABSENT, power(row.flops_inference), ABSENT, power(row.flops_training), size(row.disk)]
         theirs.append([method_style(row.method).label, row.model, *costs, f"{row.score:.1f}", ABSENT])
         own = {"source": PAPER, "method": row.method, "model": row.model, "variant": ""}
@@ -82,11 +84,13 @@ def table1(summary: Summary) -> Table:
         "hierarchical-bootstrap interval over seeds and items, conservative from three seeds on. "
         f"Chance: {percent(summary.mean_chance)} ({chance}).",
         "measured: counted on the real step; formula: the paper's arithmetic per token.",
+        *([SHARED.format("Measured training FLOPs")] if summary.pretrained else []),
         *summary.substituted_splits,
     ]
-    ours, paper = Panel("Measured here", rows), Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)
+    panels = [Panel("Measured here", rows)]
+    panels += [Panel(f"Published, {PAPER}, Table 1 (11 datasets)", theirs)] if theirs else []
     return Table(
-        "table1", f"Table 1. {summary.title_measure} and costs", names, [ours, paper], pd.DataFrame(numbers), 2, notes
+        "table1", f"Table 1. {summary.title_measure} and costs", names, panels, pd.DataFrame(numbers), 2, notes
     )
 
 
@@ -94,15 +98,17 @@ def answered(records: pd.DataFrame) -> Table:
     """Runs on rows without labels: how many, and their bill (means over runs)."""
     rows, numbers = [], []
     for (method, model), runs in records.groupby(["method", "model"]):
-        spent = {name: float(runs[name].mean()) for name in ("flops.predict.measured", "flops.adapt.measured")}
+        measured = {"flops.predict.measured": "flops.predict.measured", "flops.adapt.measured": ADAPTING}
+        spent = {name: float(runs[column].mean()) for name, column in measured.items()}
         own = {"method": method, "model": model, "datasets": runs["dataset"].nunique(), "runs": len(runs)}
         disk = float(runs["storage.bytes"].mean())
         numbers.append({**own, "answers": int(runs["n_eval"].sum()), **spent, "disk_bytes": disk})
         counts = [count(own["datasets"]), count(own["runs"]), count(runs["n_eval"].sum())]
         rows.append([method_style(str(method)).label, str(model), *counts, *map(power, spent.values()), size(disk)])
     columns = ["Method", "Model", "Data sets", "Runs", "Answers", "FLOPs/example", "Training FLOPs", "Disk"]
-    title = "Answers without labels, and what they cost"
-    return Table("answered", title, [("", name) for name in columns], [Panel("", rows)], pd.DataFrame(numbers), 2)
+    notes = [SHARED.format("Training FLOPs")] if any_pretraining(records) else []
+    title, headings = "Answers without labels, and what they cost", [("", name) for name in columns]
+    return Table("answered", title, headings, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
 
 
 def cell_text(arm: Arm, dataset: str) -> str:
@@ -162,7 +168,7 @@ def costs(summary: Summary) -> Table:
     """What each method trains, computes and stores: counted, so the same on every machine."""
     measures = {
         "trainable": "params.trainable",
-        "flops_adapt_measured": "flops.adapt.measured",
+        "flops_adapt_measured": ADAPTING,
         "flops_adapt_paper": "flops.adapt.paper",
         "flops_predict_measured": "flops.predict.measured",
         "flops_predict_paper": "flops.predict.paper",
@@ -183,15 +189,21 @@ def costs(summary: Summary) -> Table:
             ABSENT if updated is None else f"{significant(updated)} %",
         ]
         row += [power(values[name]) for name in list(measures)[1:]]
+        if summary.pretrained:
+            values["flops_adapt_pretraining"] = arm.pretraining_share
+            row.insert(5, power(arm.pretraining_share))
         rows.append([*row, size(values["kv_cache_bytes"]), size(values["storage_bytes"])])
         numbers.append({"method": arm.method, "model": arm.model, "variant": arm.variant, **values})
     columns = [("", "Method"), ("", "Model"), ("Parameters updated", "number"), ("Parameters updated", "of model")]
-    columns += [("FLOPs to adapt", "measured"), ("FLOPs to adapt", "formula")]
+    columns += [("FLOPs to adapt", "measured"), *[("FLOPs to adapt", "of them pre-training")] * summary.pretrained]
+    columns += [("FLOPs to adapt", "formula")]
     columns += [("FLOPs per prediction", "measured"), ("FLOPs per prediction", "formula")]
     notes = ["Mean over datasets of the median over seeds; the key/value cache is the largest of any run."]
     if "flops_predict_merged" in measures:
         columns.append(("FLOPs per prediction", "merged"))
         notes.append("merged: with what was learned folded into the weights, where a method can be.")
+    if summary.pretrained:
+        notes.append(SHARED.format("Measured FLOPs to adapt") + " The formula has none of it.")
     columns += [("", "KV cache"), ("", "Storage")]
     return Table("costs", "Costs, counted", columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
 
@@ -201,7 +213,7 @@ def machine(summary: Summary) -> Table:
     rows, numbers = [], []
     for arm in summary.arms:
         peaks = {f"peak_bytes_{phase}": arm.highest(f"memory.{phase}.peak_bytes") for phase in ("adapt", "predict")}
-        times = {f"seconds_{phase}": arm.typical(f"seconds.{phase}") for phase in ("adapt", "predict")}
+        times = {"seconds_adapt": arm.typical(SECONDS), "seconds_predict": arm.typical("seconds.predict")}
         rows.append([arm.name, arm.model, *map(size, peaks.values()), *map(seconds, times.values())])
         numbers.append({"method": arm.method, "model": arm.model, "variant": arm.variant, **peaks, **times})
     columns = [("", "Method"), ("", "Model")]
@@ -209,6 +221,8 @@ def machine(summary: Summary) -> Table:
     notes = [
         "Memory: the largest peak of tensors in any run. Time: mean over datasets of the median over seeds, per run."
     ]
+    if summary.pretrained:
+        notes.append(SHARED.format("Times to adapt") + " It was measured where the pre-training ran.")
     title = "Memory, counted, and time on this machine"
     return Table("machine", title, columns, [Panel("", rows)], pd.DataFrame(numbers), 2, notes)
 

@@ -5,7 +5,7 @@ can. A column is a pair (group, name): columns of one group share a heading.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -65,6 +65,15 @@ def power(value: float | None, digits: int = 1) -> str:
 
 def count(value: float | None) -> str:
     return ABSENT if value is None else f"{round(value):,}"
+
+
+def span(values: Iterable[float]) -> str:
+    """One number, or the least and the largest."""
+    known = list(values)
+    if not known:
+        return ABSENT
+    low, high = min(known), max(known)
+    return count(low) if low == high else f"{count(low)} to {count(high)}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -1,5 +1,6 @@
 """Sentences about an experiment, computed from its numbers and their intervals: they say whatever the records say."""
 
+from analysis.pretraining import ADAPTING
 from analysis.summary import Arm, Comparison, Summary
 from analysis.typeset import percent, power, powers, signed
 
@@ -111,7 +112,7 @@ def significance(pair: Comparison) -> str:
 def costs(tuned: Arm, icl: Arm) -> list[str]:
     """What a prediction and the adaptation cost, counted, and after how many predictions tuning has paid for itself."""
     mine, theirs = tuned.typical("flops.predict.measured"), icl.typical("flops.predict.measured")
-    adapt = tuned.typical("flops.adapt.measured")
+    adapt = tuned.typical(ADAPTING)
     if not mine or not theirs or adapt is None:
         return []
     sentences = [
@@ -120,10 +121,16 @@ def costs(tuned: Arm, icl: Arm) -> list[str]:
     ]
     if theirs > mine:
         sentences.append(
-            f"Adapting takes {powers(power(adapt))} FLOPs once, which is paid back after "
+            f"Adapting takes {powers(power(adapt))} FLOPs once{of_pretraining(tuned)}, which is paid back after "
             f"{adapt / (theirs - mine):,.0f} predictions."
         )
     return sentences
+
+
+def of_pretraining(arm: Arm) -> str:
+    """How much of the FLOPs of adapting is its share of pre-training, where it has one."""
+    share = arm.pretraining_share
+    return f" ({powers(power(share))} of them as its share of pre-training)" if share else ""
 
 
 def ratio(mine: float, theirs: float) -> str:

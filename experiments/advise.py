@@ -8,13 +8,14 @@ The folder holds finished runs, or an archive of them. Settings:
     predictions=      how many will be made, once adapted (a whole number; 1e6 is one)
     memory=           bytes a machine has: 8GB, 512MB, 4GiB or 1e9; what adapting or predicting holds at its peak
     storage=          bytes there are for a task beside the model, in the same units
-    training_flops=   FLOPs there are for adapting
+    training_flops=   FLOPs there are for adapting, its share of pre-training (DAPT, TAPT) included
     latency=          seconds a prediction may take (0.2, 200ms), where the records have a latency
 
-Cheapest: the fewest FLOPs in all, adapting once and then so many predictions, as counted in the records. Of the methods
-that ran on every data set and fit the limits, the one of highest score is compared with each other in paired runs;
-one that is significantly below it, at 5 % after Holm's adjustment over these comparisons, is no answer. Costs are those
-of the report's tables: of an average data set, and the largest peak of memory in any run.
+Cheapest: the fewest FLOPs in all, adapting once and then so many predictions, as counted in the records. A
+model's pre-training is part of adapting, shared out over the data sets whose runs start from it. Of the methods that
+ran on every data set and fit the limits, the one of highest score is compared with each other in paired runs; one that
+is significantly below it, at 5 % after Holm's adjustment over these comparisons, is no answer. Costs are those of the
+report's tables: of an average data set, and the largest peak of memory in any run.
 """
 
 import math
@@ -41,6 +42,7 @@ from analysis.typeset import (
     size,
     to_text,
 )
+from analysis.verdicts import of_pretraining
 from experiments.cheapest import PLAIN, RESOURCES, Advice, Candidate, Question, advise, latency, peak_memory
 from experiments.commandline import check_options, one_clear_line
 
@@ -132,8 +134,9 @@ def bill(asked: Question, answer: Candidate) -> str:
     held = [("peak memory", size(peak_memory(answer.arm))), ("storage", size(answer.arm.typical("storage.bytes")))]
     if (slowest := latency(answer.arm)) is not None:
         held.append(("latency", seconds(slowest)))
+    once = f"{power(answer.once)} FLOPs to adapt{of_pretraining(answer.arm)}"
     return (
-        f"The bill: {power(answer.once)} FLOPs to adapt and {power(answer.each)} per prediction, "
+        f"The bill: {once} and {power(answer.each)} per prediction, "
         f"{power(answer.total)} in all for {many(asked.predictions)}; {', '.join(f'{n} {text}' for n, text in held)}."
     )
 

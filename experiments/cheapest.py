@@ -1,6 +1,7 @@
 """The cheapest method whose score cannot be told from the best, among those that fit some limits.
 
-Cheapest by FLOPs in all: adapting once and then some number of predictions, as counted in the records.
+Cheapest by FLOPs in all: adapting once and then some number of predictions, as counted in the records. Pre-training
+that a model was given here is in it, shared out over the data sets that start from it.
 """
 
 import math
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptbench.errors import InputError
+from analysis.pretraining import ADAPTING
 from analysis.statistics import holm
 from analysis.summary import Arm, Comparison, Summary
 from analysis.typeset import power, seconds, size
@@ -50,7 +52,7 @@ class Resource:
 RESOURCES = {
     "memory": Resource(peak_memory, BYTES, "8GB, 512MB or 1e9", size),
     "storage": Resource(lambda arm: arm.typical("storage.bytes"), BYTES, "1MB or 5e4", size),
-    "training_flops": Resource(lambda arm: arm.typical("flops.adapt.measured"), PLAIN, "1e15", power),
+    "training_flops": Resource(lambda arm: arm.typical(ADAPTING), PLAIN, "1e15", power),
     "latency": Resource(latency, SECONDS, "0.2 or 200ms", seconds),
 }
 
@@ -125,7 +127,7 @@ def billed(summary: Summary, asked: Question) -> list[Candidate]:
     """The arms that ran on every data set and whose FLOPs were counted, the cheapest first."""
     found = []
     for arm in summary.arms:
-        once, each = arm.typical("flops.adapt.measured"), arm.typical("flops.predict.measured")
+        once, each = arm.typical(ADAPTING), arm.typical("flops.predict.measured")
         if arm.covers_all and once is not None and (each is not None or asked.predictions == 0):
             found.append(Candidate(arm, once, each, once + asked.predictions * (each or 0.0)))
     if not found:

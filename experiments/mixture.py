@@ -14,7 +14,7 @@ from adaptbench.data.prompts import render
 from adaptbench.data.sources import load_task
 from adaptbench.data.templates import Prompt
 from adaptbench.errors import InputError
-from adaptbench.pretraining.continued import corpus_names
+from adaptbench.pretraining.corpora import Cells, corpus_names
 from adaptbench.schema import Config
 from experiments.commandline import program_arguments
 
@@ -64,17 +64,17 @@ def composed(recipe: DictConfig) -> tuple[Config, Mixture]:
     return cells[0], Mixture(tasks)
 
 
-def composed_corpus(recipe: DictConfig) -> tuple[Config, list[Config]]:
-    """The model that a recipe continues from, and a cell for each data set whose training rows it reads.
+def composed_corpus(recipe: DictConfig) -> Cells:
+    """The model that a recipe continues from, and a cell for each data set that it reads or leaves out.
 
     Raises:
         InputError: no such model or data set.
     """
-    cells = [cell(recipe, f"dataset={dataset}") for dataset in corpus_names(recipe.corpus)]
-    for config in cells:
-        if config.dataset.train is not None:  # the whole training set, not what few-shot draws have of it
-            config.dataset.draws = None
-    return cells[0] if cells else cell(recipe), cells
+    read, left_out = (
+        [cell(recipe, f"dataset={dataset}") for dataset in corpus_names(names)]
+        for names in (recipe.corpus, recipe.leave_out)
+    )
+    return Cells(read[0] if read else cell(recipe), read, left_out)
 
 
 def cell(recipe: DictConfig, *chosen: str) -> Config:

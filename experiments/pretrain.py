@@ -13,6 +13,9 @@ and any encoder or decoder further on unlabelled text, a task's own training row
     python -m experiments.pretrain models=[tapt] recipes.tapt.start=minilm_l6 recipes.tapt.corpus=domain_chemprot
     python -m experiments.pretrain models=[dapt] recipes.dapt.start=minilm_l6 recipes.dapt.files=[domain.txt]
 
+A task's corpus is without its evaluation rows, and without the development rows of the seeds and shots that
+`recipes.tapt.overrides` name (conf/config.yaml's, unless they do); later runs with others are refused.
+
 Batch i is a function of (seed, i) alone, so a run that was killed continues from its last checkpoint as if nothing had
 happened. The embedded models take one thread: at their size more cost more than they give, and one makes the result
 reproducible.
@@ -45,15 +48,11 @@ from adaptbench.microworld.tokenizer import vocabulary
 from adaptbench.models.backbone import load
 from adaptbench.preflight import bytes_of_a_run, check_output
 from adaptbench.pretraining import embedded, loop
-from adaptbench.pretraining.continued import (
-    check_settings,
-    check_start,
-    continue_pretraining,
-    corpus_names,
-    read_corpus,
-)
+from adaptbench.pretraining.continued import check_settings, check_start, continue_pretraining
+from adaptbench.pretraining.corpora import corpus_names, read_corpus
 from adaptbench.pretraining.loop import Checkpoint, State, Trainee
-from adaptbench.pretraining.provenance import FILE
+from adaptbench.pretraining.output import check_replaceable, replace_folder
+from adaptbench.pretraining.provenance import DIGESTS, FILE
 from adaptbench.provenance import processor
 from adaptbench.schema import PretrainRecipe, PretrainStage, UnlabelledText
 from adaptbench.scoring.rank import token_log_probabilities
@@ -77,8 +76,8 @@ def ia3_on_mixture(name: str, cfg: DictConfig) -> Trainee:
 
 def continued(name: str, cfg: DictConfig) -> Trainee:
     """Any encoder or decoder, trained further on unlabelled text."""
-    config, cells = composed_corpus(cfg.recipes[name])
-    return continue_pretraining(name, recipe_of(name, cfg), config, cells, cfg.seed, cfg.fast, cfg.autocast)
+    cells = composed_corpus(cfg.recipes[name])
+    return continue_pretraining(name, recipe_of(name, cfg), cells, cfg.seed, cfg.fast, cfg.autocast)
 
 
 KINDS: dict[str, Callable[[str, DictConfig], Trainee]] = {
@@ -122,7 +121,7 @@ def train(name: str, cfg: DictConfig) -> tuple[Trainee, State]:
         "words": words,
         **trainee.identity,
     }
-    checkpoint = Checkpoint(unfinished(name, cfg), cfg.checkpoint_every, question)
+    checkpoint = Checkpoint(unfinished(name, cfg), cfg.checkpoint_minutes, question)
     return trainee, loop.train(name, trainee, recipe_of(name, cfg), checkpoint, cfg.autocast)
 
 
@@ -139,26 +138,40 @@ def unfinished(name: str, cfg: DictConfig) -> Path:
     return Path(cfg.checkpoints) / f"{'_'.join(dict.fromkeys([name, folder_of(name, cfg).name]))}.pt"
 
 
-def ship(name: str, trainee: Trainee, state: State, cfg: DictConfig, settings: list[str]) -> Path:
-    """The folder of a model (in Hugging Face format) or adapter, with a provenance that says how it came to be.
+def ship(name: str, trainee: Trainee, state: State, cfg: DictConfig, settings: list[str]) -> dict[str, Any]:
+    """Write the folder of a model (in Hugging Face format) or adapter, with a provenance that says how it came to be.
 
     Args:
-        settings: those that make this model, for the command that makes it again.
+        settings: those that the configuration was composed with.
+
+    Returns:
+        The provenance.
     """
-    folder = folder_of(name, cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).unlink(missing_ok=True)  # until all files are new
-    trainee.save(folder)
-    (weights,) = folder.glob("*.safetensors")
-    weights.chmod(0o644)  # the library writes it for its owner alone
-    facts = trainee.facts(state)
-    if "bill" in facts:
-        facts["bill"]["storage_bytes"] = sum(file.stat().st_size for file in folder.iterdir())
+    provenance = provenance_of(name, trainee, state, cfg, settings)
+
+    def write(folder: Path) -> None:
+        trainee.save(folder)
+        (weights,) = folder.glob("*.safetensors")
+        weights.chmod(0o644)  # the library writes it for its owner alone
+        if "bill" in provenance:
+            files = [file for file in folder.iterdir() if file.name != DIGESTS]
+            provenance["bill"]["storage_bytes"] = sum(file.stat().st_size for file in files)
+        with open(weights, "rb") as opened:
+            provenance["sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
+        (folder / FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+
+    if kept := replace_folder(folder_of(name, cfg), write):
+        print(f"{name}: the earlier folder held other files, too; it is now {kept}")
+    return provenance
+
+
+def provenance_of(name: str, trainee: Trainee, state: State, cfg: DictConfig, settings: list[str]) -> dict[str, Any]:
+    """How a model came to be: all that can be said before its files are written."""
     recipe: Any = OmegaConf.to_container(cfg.recipes[name], resolve=True)
     others = {field.name for field in fields(UnlabelledText)} if recipe["kind"] != "continued" else ()
-    provenance = {
+    return {
         "model": name,
-        "command": " ".join(["python -m experiments.pretrain", f"models=[{name}]", *settings]),
+        "command": command(name, cfg, settings),
         "recipe": {what: how for what, how in recipe.items() if what not in others and how not in (None, [], {})},
         "seed": cfg.seed,
         **({} if cfg.recipes[name].kind in ANYWHERE else {"world_seed": world.SEED}),
@@ -168,17 +181,31 @@ def ship(name: str, trainee: Trainee, state: State, cfg: DictConfig, settings: l
         "final_loss": round(sum(state["losses"]) / len(state["losses"]), 4),
         "final_loss_is": f"mean over the last {len(state['losses'])} steps",
         "seconds": round(state["seconds"], 1),
-        **facts,
+        **trainee.facts(state),
         "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
-    (folder / FILE).write_text(json.dumps(provenance, indent=2) + "\n")
-    return folder
+
+
+def command(name: str, cfg: DictConfig, settings: list[str]) -> str:
+    """What makes this model again: all settings but those of other models, and of what does not change the result."""
+    others = {
+        "models",
+        "checkpoints",
+        "checkpoint_minutes",
+        *(f"recipes.{other}" for other in cfg.recipes if other != name),
+    }
+
+    def matters(setting: str) -> bool:
+        path = setting.lstrip("+~").partition("=")[0].split(".")
+        return others.isdisjoint({path[0], ".".join(path[:2])})
+
+    own = [shlex.quote(setting) for setting in settings if matters(setting)]
+    return " ".join(["python -m experiments.pretrain", f"models=[{name}]", *own])
 
 
 def pretrain(cfg: DictConfig, settings: list[str]) -> None:
@@ -195,10 +222,11 @@ def pretrain(cfg: DictConfig, settings: list[str]) -> None:
     for name in cfg.models:
         torch.set_num_threads(threads if cfg.recipes[name].kind == "continued" else 1)
         trainee, state = train(name, cfg)
-        own = [shlex.quote(setting) for setting in settings if setting.startswith(f"recipes.{name}.")]
-        folder = ship(name, trainee, state, cfg, [*own, *(["fast=true"] if cfg.fast else [])])
+        provenance = ship(name, trainee, state, cfg, settings)
         unfinished(name, cfg).unlink(missing_ok=True)
-        print(f"{name}: {state['step']} steps, {state['seconds']:.0f} s, saved to {folder}")
+        print(f"{name}: {state['step']} steps, {state['seconds']:.0f} s, saved to {folder_of(name, cfg)}")
+        if corpus := provenance.get("corpus"):
+            print(f"{name}: read {corpus['texts']:,} texts, left out {corpus['left_out']:,} as held-out rows of runs")
 
 
 def _check(cfg: DictConfig) -> None:
@@ -207,8 +235,6 @@ def _check(cfg: DictConfig) -> None:
     for name, value in numbers(OmegaConf.to_container(cfg, resolve=True)):
         if value < 0:
             raise InputError(f"{name}={value}: expected at least 0")
-    if cfg.checkpoint_every < 1:
-        raise InputError(f"checkpoint_every={cfg.checkpoint_every}: expected at least 1")
     for name in cfg.models:
         if cfg.recipes[name].kind == "continued":
             check_settings(name, recipe_of(name, cfg))
@@ -216,7 +242,10 @@ def _check(cfg: DictConfig) -> None:
     if shipped and cfg.output == default.output and not Path(cfg.output).is_dir():
         raise InputError(f"output={cfg.output!r}: not here; say where {', '.join(shipped)} should go: output=<folder>")
     for position, name in enumerate(cfg.models):
-        check_output(folder_of(name, cfg), f"output of {name}")
+        folder, setting = folder_of(name, cfg), f"output of {name}"
+        check_output(folder, setting)
+        check_replaceable(folder, setting)
+        check_output(folder.resolve().parent, setting)
         if position:  # the first one is about to find out by itself
             _check_start(name, cfg, cfg.models[:position])
     check_output(Path(cfg.checkpoints), "checkpoints")
@@ -238,10 +267,10 @@ def _check_start(name: str, cfg: DictConfig, before: list[str]) -> None:
         config, _ = composed(recipe)
         bytes_of_a_run(config)
     elif recipe.kind == "continued":
-        config, cells = composed_corpus(recipe)
-        read_corpus(name, recipe_of(name, cfg), cells)
-        if Path(config.model.path) not in [folder_of(earlier, cfg) for earlier in before]:
-            check_start(name, recipe_of(name, cfg), config)
+        cells = composed_corpus(recipe)
+        read_corpus(recipe_of(name, cfg), cells)
+        if Path(cells.start.model.path) not in [folder_of(earlier, cfg) for earlier in before]:
+            check_start(name, recipe_of(name, cfg), cells.start)
     elif recipe.start and recipe.start not in before:
         finished(recipe.start, cfg)
 

@@ -12,6 +12,7 @@ from adaptbench.data.fewshot import FewShotSet, draw
 from adaptbench.data.prompts import DRAWN, evaluation_prompts
 from adaptbench.data.sources import EVALUATION, load_task
 from adaptbench.data.templates import NotApplicable, Prompt
+from adaptbench.pretraining.held_out import check_trained_on
 from adaptbench.record import SCHEMA, RunStore
 from adaptbench.schema import Config
 from adaptbench.scoring.scores import check_metric
@@ -64,6 +65,7 @@ def prepare_cell(config: Config, data: CellData | None = None) -> PreparedCell:
         InputError: whatever is wrong with the input.
     """
     data = data or read_data(config)
+    check_trained_on(config.model.path, data.task, _looked_at(config, data.few_shot_sets), data.limit)
     run_ids = [_run_id(config, data, few_shot) for few_shot in data.few_shot_sets]
     return PreparedCell(config, data.task, data.prompts, data.few_shot_sets, run_ids)
 
@@ -83,6 +85,13 @@ def read_data(config: Config) -> CellData:
     _check_few_shot(task, few_shot_sets, config.template)
     check_metric(task, prompts)
     return CellData(task, prompts, few_shot_sets, config.limit)
+
+
+def _looked_at(config: Config, few_shot_sets: Sequence[FewShotSet]) -> list[FewShotSet]:
+    """Without development rows where nothing is chosen by them."""
+    if config.method.training_steps(config.recipe, 1):
+        return list(few_shot_sets)
+    return [replace(few_shot, development=()) for few_shot in few_shot_sets]
 
 
 def _run_id(config: Config, data: CellData, few_shot: FewShotSet) -> str:

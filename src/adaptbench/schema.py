@@ -252,6 +252,9 @@ class UnlabelledText:
     """What is read: the training rows, without labels, of data sets of conf/dataset (a name or several);"""
     files: list[str] = field(default_factory=list)
     """or files: plain text with a document a line, or JSONL, JSON, CSV, TSV and Parquet with a column;"""
+    leave_out: Any = field(default_factory=list)
+    """Further data sets of conf/dataset whose evaluation and development rows are not read, as those of `corpus` are
+    not. `overrides` say of which seeds, shots and development rows: runs whose own were read are refused."""
     hub: str | None = None
     """or a data set of the hub, of which"""
     subset: str | None = None
@@ -314,7 +317,8 @@ class PretrainConfig:
     output: str = MISSING
     pretrained: str = MISSING
     checkpoints: str = MISSING
-    checkpoint_every: int = 500
+    checkpoint_minutes: float = 10.0
+    """So long a kill may set a training back; 0: a checkpoint after every step."""
     seed: int = 0
     autocast: bool = True
     fast: bool = False

@@ -86,6 +86,23 @@ def record(run_id: str, **changes: Any) -> dict[str, Any]:
     return content | changes
 
 
+def stage(flops, before=None, **more):
+    """What a record says of a pre-training."""
+    said = {"objective": "mlm", "start": "minilm_l6", "corpus": ["texts"], "flops": flops, "seconds": flops / 1e10}
+    return {**said, "storage_bytes": 100, "tokens": 1000, **more, "before": before}
+
+
+def bill(last):
+    """A record's fields on a pre-training and those before it; null without one."""
+    total = {"flops": None, "seconds": None}
+    said = last
+    while said is not None:
+        total = {name: (total[name] or 0) + said[name] for name in total}
+        said = said["before"]
+    return {"pretraining.flops": total["flops"], "pretraining.seconds": total["seconds"],
+            "provenance.pretraining": last}  # fmt: skip
+
+
 def write_run(folder: Path, content: dict[str, Any], correct: np.ndarray | None = None, choices: int = 2) -> None:
     """A record, its score that of `correct` where given, and the predictions behind it."""
     (folder / "records").mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -15,18 +16,20 @@ from analysis.appearance import method_style, model_label
 from analysis.collect import load
 from analysis.encoder_cells import SPREAD
 from analysis.encoder_parameters import prefix_network
-from analysis.encoder_verdicts import verdicts
-from analysis.encoders import ADAPTING, blocks
+from analysis.encoder_verdicts import on_par, verdicts
+from analysis.encoders import blocks
+from analysis.pretraining import ADAPTING
 from analysis.published import MARK, SECOND_HAND
-from analysis.summary import summarise
+from analysis.summary import Comparison, summarise
 from analysis.typeset import latex, to_markdown
-from tests.analysis.synthetic import record, write_experiment, write_failure
+from tests.analysis.synthetic import bill, record, stage, write_experiment, write_failure
 
 SEEDS, ITEMS = (0, 1, 2), 120
+ROBERTA_BASE = 124_055_040  # without the pooler's 768 * 768 + 768
 PARAMETERS = {  # method -> trained, stored, served
     "unipelt_paper": (11_083_376, 1_410_672, 1_410_672),
     "unipelt_paper_pt": (11_091_056, 1_418_352, 1_418_352),
-    "full_ft": (124_645_632, 124_645_632, 0),
+    "full_ft": (ROBERTA_BASE, ROBERTA_BASE, 0),
     "lora": (294_912, 294_912, 0),
     "linear_probe": (0, 0, 0),
 }
@@ -67,8 +70,8 @@ def write(folder, run, frame, scores, metric, **changes):
         (folder / name).mkdir(parents=True, exist_ok=True)
     method = changes.get("method", "unipelt_paper")
     trained, stored, served = PARAMETERS.get(method, (1, 1, 1))
-    content = record(run, **{"params.trained": trained, "params.stored": stored, "params.served": served,
-                             "params.head": 592_130, "params.total": 124_645_632, "model": "roberta_base"})  # fmt: skip
+    counts = {"trained": trained, "stored": stored, "served": served, "head": 592_130, "total": ROBERTA_BASE}
+    content = record(run, model="roberta_base", **{f"params.{name}": number for name, number in counts.items()})
     content |= {f"scores.{name}": value for name, value in scores.items()}
     content |= {"metric": metric, "score": scores[metric], "n_eval": len(frame)} | changes
     frame.to_parquet(folder / "predictions" / f"{run}.parquet")
@@ -109,10 +112,9 @@ def everything(tmp_path_factory):
         write_block(folder, ("glue_mrpc", "glue_rte"), lower, shots=shots)
     write_block(folder, ("domain_chemprot",), metric="f1_micro")
     write_block(folder, ("domain_citation_intent",), metric="f1_macro")
-    tapt = {"model": "roberta_base_tapt", "pretraining.flops": 9e15}
     for dataset, metric in (("domain_chemprot", "f1_micro"), ("domain_citation_intent", "f1_macro")):
-        start = {"provenance.pretraining": {"corpus": dataset}}
-        write_block(folder, (dataset,), {"full_ft": 0.82}, metric=metric, **tapt, **start)
+        tapt = bill(stage(9e15, corpus=[dataset]))
+        write_block(folder, (dataset,), {"full_ft": 0.82}, metric=metric, model="roberta_base_tapt", **tapt)
     write_block(folder, ("xquad_en",), writer=write_answers)
     with pytest.MonkeyPatch.context() as patch:  # drawing takes most of the time: two figures stand for all
         for module, name in ((figures, "FIGURES"), (cost_figures, "PANELS"), (cost_figures, "CHARTS")):
@@ -193,6 +195,30 @@ def test_it_is_said_on_which_rows_training_was_stopped(tmp_path):
     _, tables = tables_of(tmp_path)
     said = "chosen on 1,000 training rows (CoLA); the evaluated rows themselves (RTE)."
     assert any(note.endswith(said) for note in tables["glue"].notes)
+
+
+def test_rows_are_told_data_set_by_data_set(tmp_path):
+    small = {"evaluation_split": "articles.xml[uid%90:]", "metric": "f1_macro"}
+    write_block(tmp_path, ("domain_hyperpartisan",), {"lora": 0.7}, shots=516, **small)
+    write_block(tmp_path, ("domain_rct",), {"lora": 0.7}, shots=1000, metric="f1_micro", evaluation_split="test")
+    write_block(tmp_path, ("domain_rct",), {"full_ft": 0.7}, shots=180_040, metric="f1_micro", evaluation_split="test")
+    _, tables = tables_of(tmp_path)
+    (note,) = (note for note in tables["domains"].notes if note.startswith("Rows here"))
+    assert "RCT 1,000 to 180,040 and 120 (test); HyperPartisan 516 and 120 (articles.xml[uid%90:])." in note
+    assert "Published scores are of rows of their own." in note
+
+
+def test_development_rows_are_told_where_they_are_not_a_thousand(tmp_path):
+    for dataset, rows in (("glue_cola", 1000), ("glue_rte", 277), ("glue_mrpc", 408)):
+        for shots in (100, 500):
+            used = 1000 if (dataset, shots) == ("glue_mrpc", 100) else rows
+            write_block(tmp_path, (dataset,), {"lora": 0.6}, shots=shots, **{"development.rows": used})
+    write_block(tmp_path, ("glue_rte",), {"lora": 0.7}, **{"development.rows": 277})
+    _, tables = tables_of(tmp_path)
+    said = "Development rows, where they are not 1,000: MRPC 408 (K = 500); RTE 277 (K = 100, 500)."
+    assert said in tables["glue_low_resource"].notes
+    assert "RTE 100 to 500 and 120" in " ".join(tables["glue_low_resource"].notes)
+    assert not any("Development rows" in note for note in tables["glue"].notes)
 
 
 def test_models_are_averaged_over_their_own_data_sets(tmp_path):
@@ -285,11 +311,14 @@ def test_parameters_are_three_counts_beside_the_printed_one(found):
     table = tables["encoder_parameters"]
     row = row_of(table, "Measured here", "UniPELT (as published)")
     assert row[2:10] == [
-        "11,083,376", "8.89 %", f"11,083,376{MARK}", "1,410,672", "1.13 %", "n/a", "1,410,672", "1.13 %",
+        "11,083,376", "8.93 %", f"11,083,376{MARK}", "1,410,672", "1.14 %", "n/a", "1,410,672", "1.14 %",
     ]  # fmt: skip
     assert row[10] == "592,130"
     assert row_of(table, "Measured here", "LoRA")[8:10] == ["0", "0 %"], "merged into the weights"
     assert row_of(table, "Published, not run here: arXiv 2110", "UniPELT (APL)")[5:8] == ["n/a", "1.26 %", "1.4M"]
+    (divided,) = (note for note in table.notes if note.startswith("Of model:"))
+    assert "RoBERTa-base 124,055,040" in divided
+    assert f"of 124,645,632{MARK}, RoBERTa-base with its pooler" in divided
     (why,) = (note for note in table.notes if "count different things" in note)
     assert f"8.892 %{MARK}" in why
     assert f"89 % of it{MARK}" in why
@@ -426,11 +455,10 @@ def test_names_of_curves_are_moved_apart_and_stay_inside():
 
 
 def test_pretraining_is_shared_by_the_data_sets_that_start_from_it(tmp_path):
-    whole, shared = {"corpus": "all"}, {"corpus": "one"}
-    for dataset, start in (("domain_chemprot", whole), ("domain_rct", whole), ("domain_imdb", shared)):
-        bill = {"pretraining.flops": 8e12, "provenance.pretraining": start, "flops.adapt.measured": 1e12}
-        write_block(tmp_path, (dataset,), {"full_ft": 0.8}, **bill)
-    write_block(tmp_path, ("domain_rct",), {"lora": 0.7}, **{"flops.adapt.measured": 1e12})
+    own, shared = {"flops.adapt.measured": 1e12}, stage(8e12, corpus=["both"])
+    for dataset, last in (("domain_chemprot", shared), ("domain_rct", shared), ("domain_imdb", stage(8e12))):
+        write_block(tmp_path, (dataset,), {"full_ft": 0.8}, **own, **bill(last))
+    write_block(tmp_path, ("domain_rct",), {"lora": 0.7}, **own)
     (block,) = blocks(summarise(load(tmp_path)))
     spent = block.arm("full_ft").records.groupby("dataset")[ADAPTING].first()
     assert spent.to_dict() == {"domain_chemprot": 5e12, "domain_rct": 5e12, "domain_imdb": 9e12}
@@ -439,11 +467,13 @@ def test_pretraining_is_shared_by_the_data_sets_that_start_from_it(tmp_path):
 
 # -- verdicts -----------------------------------------------------------------------------------------------------
 
-HELPS, HURTS, FULL, TAPT = (
+HELPS, HURTS, FULL, TAPT, DAPT, BOTH = (
     "Prompt tuning in front of UniPELT helps on GLUE",
     "Prompt tuning in front of UniPELT hurts on SQuAD",
     "UniPELT is on par with full fine-tuning at fewer parameters",
     "UniPELT is on par with pre-training on the task (TAPT) at fewer parameters",
+    "UniPELT is on par with pre-training on the domain (DAPT) at fewer parameters",
+    "UniPELT is on par with pre-training on the domain, then the task (DAPT + TAPT) at fewer parameters",
 )
 
 
@@ -487,7 +517,7 @@ def test_on_par_needs_the_whole_interval_within_the_margin(tmp_path, unipelt, fu
     assert title == FULL
     assert f"prints −1.20{MARK}" in printed
     assert f": {answer};" in sentence
-    assert "trains 11,083,376 (8.89 % of the other's) and stores 1,410,672 (1.13 % of the other's)." in sentence
+    assert "trains 11,083,376 (8.93 % of the other's) and stores 1,410,672 (1.14 % of the other's)." in sentence
 
 
 def test_more_parameters_are_not_called_fewer(tmp_path):
@@ -496,6 +526,30 @@ def test_more_parameters_are_not_called_fewer(tmp_path):
     write_block(tmp_path, ("glue_rte",), {"full_ft": 0.8})
     ((_, (sentence, _)),) = verdicts(summarise(load(tmp_path)))
     assert sentence.count("% of the other's, not fewer)") == 2
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.02, 0.05), (-0.05, -0.02)])
+def test_a_distance_is_told_only_if_it_is_significant_after_holm(found, low, high):
+    (block,) = (block for block in blocks(found[0]) if block.title == "Domains, RoBERTa-base")
+    pair = Comparison(block.arm("unipelt_paper"), block.arm("full_ft"), 1, 3, (low + high) / 2, low, high, p=0.01)
+    assert "cannot be told" in on_par(replace(pair, p_holm=0.06))
+    assert "not on par, UniPELT is more than 1 point" in on_par(replace(pair, p_holm=0.04))
+
+
+def test_holm_takes_all_comparisons_together(tmp_path):
+    """One difference that is significant alone, and not among many that are none."""
+    write_block(tmp_path, ("glue_rte",), {"unipelt_paper": 0.70, "full_ft": 0.87}, draw="", seeds=(0, 1))
+    alone = dict(verdicts(summarise(load(tmp_path))))[FULL][0]
+    assert "more than 1 point below" in alone
+    for dataset in ("glue_cola", "squad", "domain_rct", "domain_imdb", "domain_sciie"):
+        for model in ("minilm_l6", "bert_base", "roberta_large"):
+            writer = write_answers if dataset == "squad" else write_labels
+            levels = {"unipelt_paper": 0.8, "full_ft": 0.8}
+            write_block(tmp_path, (dataset,), levels, writer, seeds=(0, 1), model=model)
+    among_many = dict(verdicts(summarise(load(tmp_path))))[FULL]
+    (same,) = (sentence for sentence in among_many if sentence.startswith("GLUE, RoBERTa-base"))
+    assert same.split(":")[1] == alone.split(":")[1], "the difference and its interval"
+    assert "cannot be told" in same
 
 
 def test_tapt_is_full_fine_tuning_of_another_model(found, tmp_path):
@@ -509,6 +563,11 @@ def test_tapt_is_full_fine_tuning_of_another_model(found, tmp_path):
     assert title == TAPT
     assert "+30.0 points" in sentence
     assert "more than 1 point above" in sentence
+    for suffix in ("dapt", "dapt_tapt"):
+        write_block(tmp_path, ("domain_rct",), {"full_ft": 0.7}, model=f"roberta_base_{suffix}")
+    told = dict(verdicts(summarise(load(tmp_path))))
+    assert list(told) == [TAPT, DAPT, BOTH]
+    assert all("+20.0 points" in told[title][0] for title in (DAPT, BOTH))
 
 
 def test_claims_are_answered_model_by_model(tmp_path):
@@ -558,6 +617,8 @@ def test_names_of_methods_and_models():
     assert len(set(labels)) == 4
     assert method_style("unipelt_stack3").label == "UniPELT × 3"
     assert method_style("linear_probe").label == "Linear probe"
-    assert [model_label(m) for m in ("minilm_l6", "minilm_l6_tapt", "micro_t0")] == [
-        "MiniLM-L6", "MiniLM-L6 + TAPT", "micro_t0",
+    models = ("minilm_l6", "minilm_l6_tapt", "minilm_l6_dapt", "minilm_l6_dapt_tapt", "roberta_base_tapt", "micro_t0")
+    assert [model_label(model) for model in models] == [
+        "MiniLM-L6", "MiniLM-L6 + TAPT", "MiniLM-L6 + DAPT", "MiniLM-L6 + DAPT + TAPT", "RoBERTa-base + TAPT",
+        "micro_t0",
     ]  # fmt: skip

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import statistics as stats
+from analysis.encoder_cells import COVERED
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=9)
 
@@ -58,6 +59,16 @@ def test_intervals_cover_what_they_promise():
         low, high = stats.hierarchical_bootstrap_ci([correct], over_seeds=stats.mean_over_seeds, replicates=400)
         covered += low <= truth <= high
     assert 0.90 <= covered / 200 <= 1.0
+
+
+@pytest.mark.parametrize(("seeds", "percent"), COVERED.items())
+def test_intervals_of_a_mean_are_too_short_where_only_seeds_vary(seeds, percent):
+    """2,000 simulated experiments whose items are all alike, of which so many intervals hold the mean of all seeds."""
+    rng = np.random.default_rng(seeds)
+    levels = np.repeat(rng.normal(size=(2000, seeds, 1)), 2, axis=2)
+    settings = {"over_seeds": stats.mean_over_seeds, "replicates": 1000}
+    found = [stats.hierarchical_bootstrap_ci([cell], **settings) for cell in levels]
+    assert np.mean([low <= 0 <= high for low, high in found]) == pytest.approx(percent / 100, abs=0.015)
 
 
 def test_two_seeds_that_disagree_reach_further_than_themselves():

@@ -11,7 +11,7 @@ from analysis.statistics import holm
 from analysis.summary import summarise
 from experiments import advise as program
 from experiments.cheapest import BYTES, SECONDS, Question, advise
-from tests.analysis.synthetic import record, write_experiment, write_run
+from tests.analysis.synthetic import bill, record, stage, write_experiment, write_run
 
 GB = 1_000_000_000
 # method -> share of right answers, FLOPs to adapt, FLOPs per prediction, peak bytes to adapt and to predict, storage
@@ -337,3 +337,16 @@ def test_the_bill_is_that_of_the_records(ask, folder):
         "The bill: 3.0×10¹¹ FLOPs to adapt and 1.0×10⁸ per prediction, 3.3×10¹² in all for 30,000; "
         "peak memory 3 GB, storage 300 kB."
     ) in out
+
+
+def test_pretraining_is_part_of_the_bill(ask, tmp_path):
+    """BitFit starts from 8e11 FLOPs of pre-training that two data sets share: 1e11 + 4e11 to adapt, LoRA 3e11."""
+    made = experiment(tmp_path, arms=("bitfit", "lora"), bitfit=bill(stage(8e11)))
+    _, out, _ = ask(made, "predictions=1000")
+    assert out.splitlines()[0].endswith(": LoRA.")
+    assert rows(out)["BitFit"][-6:-4] == ["7.0e11", "400"]
+    code, _, err = ask(made, "predictions=1000", "memory=1GB", "training_flops=2e11")
+    assert code == 2
+    assert "closest is BitFit (training_flops 5.0e11)" in err
+    _, out, _ = ask(made, "predictions=1000", "memory=1GB", "training_flops=5e11")
+    assert "The bill: 5.0×10¹¹ FLOPs to adapt (4.0×10¹¹ of them as its share of pre-training) and" in out

@@ -17,7 +17,7 @@ MODELS = ("micro_t5_lm", "micro_t0", "micro_gpt_s", "micro_gpt_m", "micro_gpt_l"
 
 def command(output: Path, *overrides: str) -> list[str]:
     base = [sys.executable, "-m", "experiments.pretrain", "fast=true", f"output={output / 'weights'}"]
-    return [*base, f"checkpoints={output / 'checkpoints'}", "checkpoint_every=5", *overrides]
+    return [*base, f"checkpoints={output / 'checkpoints'}", "checkpoint_minutes=0", *overrides]
 
 
 def environment() -> dict[str, str]:

@@ -1,14 +1,17 @@
 """`python -m experiments.pretrain` in this process, on a tiny BERT and rows of a few words."""
 
+import hashlib
 import json
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from adaptbench.pretraining.held_out import digest_lines
 from experiments import pretrain
 from tests.conftest import WORDS
 from tests.models.bare import save_bare
@@ -59,7 +62,7 @@ def call(tmp_path, monkeypatch, bert, rows) -> Callable[..., int]:
         given = ["models=[tapt]", "recipes.tapt.start=local", "recipes.tapt.corpus=files_classification"]
         sizes = ["epochs=3", "batch=8", "rows_per_pass=4", "length=16", "lr=1e-3"]
         given += [f"recipes.tapt.{size}" for size in sizes]
-        given += ["autocast=false", "checkpoint_every=2", f"recipes.tapt.overrides=[{quoted}]", *overrides]
+        given += ["autocast=false", f"recipes.tapt.overrides=[{quoted}]", *overrides]
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["pretrain", *given])
         try:
@@ -69,6 +72,21 @@ def call(tmp_path, monkeypatch, bert, rows) -> Callable[..., int]:
         return 0
 
     return run
+
+
+def pretrained(folder: Path, digests: Iterable[str], before: dict[str, Any] | None = None, **corpus: Any) -> Path:
+    """What a pre-training leaves beside a model, on texts and rows with these hashes."""
+    lines = digest_lines(digests)
+    own = {"names": ["toy"], "sha256": "c", "column": None, "left_out": 0, "left_out_sha256": "l", "made_for": []}
+    own |= {"digests_sha256": hashlib.sha256(lines).hexdigest(), **corpus}
+    said = {
+        "recipe": {"kind": "continued"}, "objective": "mlm", "start": {"model": "bert", "pretraining": before},
+        "sha256": "w", "corpus": own, "bill": {"flops": 1, "seconds": 1.0, "storage_bytes": 1, "tokens": 2},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "provenance.json").write_text(json.dumps(said))
+    (folder / "corpus.sha256").write_bytes(lines)
+    return folder
 
 
 TAPT = Path("outputs/pretrained/local_tapt_files_classification")

@@ -2,10 +2,15 @@
 
 import json
 import math
+import shlex
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -13,10 +18,11 @@ from adaptbench.models.backbone import load_backbone
 from adaptbench.models.encoders import hidden_states, load_encoder
 from adaptbench.pretraining import continued
 from adaptbench.pretraining.continued import Reading, load_start
-from adaptbench.pretraining.corpora import cut, task_corpus
+from adaptbench.pretraining.corpora import Corpus, cut, read_corpus
 from adaptbench.pretraining.loop import accumulate
 from adaptbench.pretraining.provenance import pretraining_of
 from adaptbench.schema import Config, ModelConfig, PretrainRecipe
+from experiments import pretrain
 from tests.models.bare import save_bare
 from tests.pretraining.conftest import TAPT, provenance, sentences
 
@@ -32,11 +38,11 @@ def test_a_killed_training_continues_to_the_very_same_model(call, monkeypatch, t
 
     monkeypatch.setattr(Reading, "passes", killed)
     with pytest.raises(KeyboardInterrupt):
-        call()
+        call("checkpoint_minutes=0")
     monkeypatch.setattr(Reading, "passes", passes)
     assert not TAPT.exists()
     (checkpoint,) = (tmp_path / "outputs/pretrain").iterdir()
-    assert torch.load(checkpoint, weights_only=True)["state"]["step"] == 8
+    assert torch.load(checkpoint, weights_only=True)["state"]["step"] == 9
     assert call() == 0
     assert not checkpoint.exists()
     straight, resumed = provenance(tmp_path / "straight"), provenance()
@@ -45,6 +51,80 @@ def test_a_killed_training_continues_to_the_very_same_model(call, monkeypatch, t
     for bill in (straight["bill"], resumed["bill"]):
         assert bill.pop("seconds") > 0
     assert straight["bill"] == resumed["bill"]
+
+
+def test_a_training_is_not_repeated_after_a_kill_while_its_model_is_written(call, monkeypatch, capsys):
+    assert call("recipes.tapt.output=earlier") == 0
+    before = {file.name: file.read_bytes() for file in Path("earlier").iterdir()}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for what in ("continued.bill", "continued._save", "output.sync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"adaptbench.pretraining.{what}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                call("recipes.tapt.output=earlier", "seed=1")
+        assert {file.name: file.read_bytes() for file in Path("earlier").iterdir()} == before
+    monkeypatch.setattr("adaptbench.pretraining.loop.accumulate", lambda *_: 1 / 0)
+    assert call("recipes.tapt.output=earlier", "seed=1") == 0
+    said = provenance(Path("earlier"))
+    assert said["seed"] == 1
+    assert said["sha256"] != json.loads(before["provenance.json"])["sha256"]
+    assert not list(Path("outputs/pretrain").iterdir())
+    assert "tapt: read 38 texts, left out 2 as held-out rows of runs" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(call, capsys):
+    file = Path("outputs/pretrain/tapt_local_tapt_files_classification.pt")
+    file.parent.mkdir(parents=True)
+    for content in (b"", b"PK\x03\x04 cut short"):
+        file.write_bytes(content)
+        assert call() == 2
+        (error,) = capsys.readouterr().err.strip().splitlines()
+        assert error.startswith(f"error: {file}: no checkpoint that can be read (")
+    torch.save({"question": {}}, file)
+    assert call() == 2
+    assert "nothing of state, model, optimizer in it" in capsys.readouterr().err
+
+
+def test_the_command_of_a_provenance_makes_the_same_model_again(call, monkeypatch):
+    given = ["++recipes.tapt.mask=0.3", "seed=3", "autocast=true", "pretrained=elsewhere", "recipes.dapt.length=9"]
+    assert call(*given, "checkpoints=unfinished", "recipes.tapt.epochs=1") == 0
+    folder = Path("elsewhere") / TAPT.name
+    said = provenance(folder)
+    assert not any(word in said["command"] for word in ("recipes.dapt", "checkpoints"))
+    shutil.rmtree(folder)
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["pretrain", *shlex.split(said["command"])[3:]])
+    pretrain.main()
+    again = provenance(folder)
+    for what in ("sha256", "command", "corpus", "seed", "autocast_bfloat16"):
+        assert again[what] == said[what]
+
+
+@pytest.mark.parametrize(
+    ("holds", "says"),
+    [
+        (["model-of-mine.safetensors"], "holds files and no provenance.json"),
+        (["provenance.json", "other.safetensors"], None),
+    ],
+)
+def test_an_output_folder_with_other_weights(call, capsys, monkeypatch, holds, says):
+    Path("here").mkdir()
+    for name in holds:
+        (Path("here") / name).write_text("{}")
+    if says:
+        monkeypatch.setattr("adaptbench.pretraining.loop.train", lambda *_: 1 / 0)
+        assert call("recipes.tapt.output=here") == 2
+        assert says in capsys.readouterr().err
+        assert [file.name for file in Path("here").iterdir()] == holds
+    else:
+        assert call("recipes.tapt.output=here", "recipes.tapt.epochs=1") == 0
+        assert provenance(Path("here"))["model"] == "tapt"
+        assert [file.name for file in Path("here").glob("*.safetensors")] == ["model.safetensors"]
+        assert Path("here.earlier/other.safetensors").exists()
+        assert "here.earlier" in capsys.readouterr().out
 
 
 def test_another_seed_corpus_or_start_is_another_training(call, tmp_path):
@@ -103,13 +183,23 @@ def test_what_was_read_is_billed(call, rows):
     assert bill["rows"] == 3 * said["corpus"]["blocks"]
     assert bill["tokens"] == 3 * said["corpus"]["tokens"]
     assert bill["steps"] == said["steps"] == 3 * math.ceil(said["corpus"]["blocks"] / 8)
-    assert bill["storage_bytes"] == sum(f.stat().st_size for f in TAPT.iterdir() if f.name != "provenance.json")
+    own = [file for file in TAPT.iterdir() if file.name not in ("provenance.json", "corpus.sha256")]
+    assert bill["storage_bytes"] == sum(file.stat().st_size for file in own)
     assert bill["memory_peak_bytes"] > 16 * said["parameters"]
     assert "models=[tapt] recipes.tapt.start=local" in said["command"]
     assert pretraining_of(str(TAPT)) == {
         "objective": "mlm",
         "start": "local",
+        "sha256": said["sha256"],
         "corpus": ["files_classification"],
+        "corpus_sha256": said["corpus"]["sha256"],
+        "column": None,
+        "left_out": 2,
+        "left_out_sha256": said["corpus"]["left_out_sha256"],
+        "made_for": [
+            {"dataset": "files_classification", "seeds": [42, 1024, 0, 1, 32], "shots": 4, "development": None}
+        ],
+        "digests_sha256": said["corpus"]["digests_sha256"],
         **{name: bill[name] for name in ("flops", "seconds", "storage_bytes", "tokens")},
         "before": None,
     }
@@ -133,7 +223,7 @@ def test_training_lowers_the_loss_of_a_random_model(call, monkeypatch):
         return losses[-1]
 
     monkeypatch.setattr("adaptbench.pretraining.loop.accumulate", kept)
-    assert call("recipes.tapt.epochs=12", "recipes.tapt.lr=3e-3", "checkpoint_every=100") == 0
+    assert call("recipes.tapt.epochs=12", "recipes.tapt.lr=3e-3") == 0
     assert np.mean(losses[:5]) > np.mean(losses[-10:]) + 1
 
 
@@ -160,7 +250,7 @@ def test_passes_of_some_rows_add_up_to_the_batch(tmp_path, rows):
         recipe = PretrainRecipe(kind="continued", start="toy", lr=1e-3, batch=8, rows_per_pass=size, length=16)
         config = Config(model=ModelConfig(name="toy", path=str(folder)), device="cpu")
         start[size] = load_start("toy", recipe, config, seed=0)
-        corpus = continued.Corpus(("toy",), sentences(20))
+        corpus = Corpus(("toy",), sentences(20))
         blocks[size] = cut(corpus, start[size].tokenizer, 16, packed=False, causal=False)
         passes = Reading(start[size], blocks[size], recipe, 0).passes(1)
         assert len(passes) == (1 if size is None else 3)
@@ -176,7 +266,7 @@ def test_a_batch_and_its_masks_are_a_function_of_seed_and_step(bert):
     recipe = PretrainRecipe(kind="continued", start="toy", lr=1e-3, batch=8, length=16)
     config = Config(model=ModelConfig(name="toy", path=str(bert)), device="cpu")
     start = load_start("toy", recipe, config, seed=0)
-    corpus = continued.Corpus(("toy",), sentences(8))
+    corpus = Corpus(("toy",), sentences(8))
     blocks = cut(corpus, start.tokenizer, 16, packed=False, causal=False)
 
     def loss(step: int, seed: int = 0) -> float:
@@ -193,10 +283,10 @@ def test_no_evaluated_text_is_read(call, rows, monkeypatch):
     read = []
 
     def kept(*given):
-        read.append(task_corpus(*given))
+        read.append(read_corpus(*given))
         return read[-1]
 
-    monkeypatch.setattr(continued, "task_corpus", kept)
+    monkeypatch.setattr(continued, "read_corpus", kept)
     assert call("recipes.tapt.epochs=1") == 0
     train, evaluation = ([json.loads(line)["text"] for line in file.read_text().splitlines()] for file in rows)
     assert read[0].texts == train[:38]

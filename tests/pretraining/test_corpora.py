@@ -8,8 +8,8 @@ from adaptbench.data.sources import load_task
 from adaptbench.data.tokenization import token_ids
 from adaptbench.errors import InputError
 from adaptbench.pretraining import corpora
-from adaptbench.pretraining.corpora import Corpus, cut, file_corpus, hub_corpus, task_corpus
-from adaptbench.schema import Config, DatasetConfig
+from adaptbench.pretraining.corpora import Cells, Corpus, cut, file_corpus, hub_corpus, read_corpus, task_corpus
+from adaptbench.schema import Config, DatasetConfig, PretrainRecipe
 from tests.conftest import WORDS, bpe_tokenizer
 from tests.models.bare import bert_tokenizer
 from tests.pretraining.conftest import rows_file, sentences
@@ -101,11 +101,18 @@ def cell(tmp_path, train: list[str], evaluation: list[str], **changes) -> Config
     return Config(dataset=dataset, seeds=[0, 1])
 
 
+def read(*cells: Config, column: str | None = None, files: tuple[str, ...] = ()) -> Corpus:
+    """Of the cells' training rows, or of files without the cells' held-out rows."""
+    recipe = PretrainRecipe(kind="continued", lr=1.0, corpus=["toy"], column=column, files=list(files))
+    return read_corpus(recipe, Cells(cells[0], (), cells) if files else Cells(cells[0], cells))
+
+
 def test_a_tasks_corpus_is_its_training_rows_without_those_that_are_evaluated(tmp_path):
     texts = sentences(30)
-    corpus = task_corpus(cell(tmp_path, texts[:20], [*texts[20:], texts[3], f" {texts[4]}  "]))
+    corpus = read(cell(tmp_path, texts[:20], [*texts[20:], texts[3], f" {texts[4]}  "]))
     assert corpus.texts == [*texts[:3], *texts[5:20]]
-    assert corpus.left_out == 2
+    assert corpus.left_out == [texts[3], texts[4]]
+    assert len(corpus.rows) == len(corpus.texts)
     assert not set(corpus.texts) & set(texts[20:])
 
 
@@ -118,14 +125,46 @@ def test_no_development_row_of_any_seed_is_read(tmp_path, shots):
     sets = [draw(task, seed, shots) for seed in config.seeds]
     held_out = {row.fields["text"] for few_shot in sets for row in few_shot.development}
     assert 5 <= len(held_out) <= 10
-    assert task_corpus(config).texts == [text for text in texts[:30] if text not in held_out]
+    assert read(config).texts == [text for text in texts[:30] if text not in held_out]
 
 
 def test_development_rows_of_a_split_are_left_out(tmp_path):
     texts = sentences(40)
     split = rows_file(tmp_path / "c.jsonl", texts[28:32])
     config = cell(tmp_path, texts[:30], texts[32:], development=str(split))
-    assert task_corpus(config).texts == texts[:28]
+    assert read(config).texts == texts[:28]
+
+
+def test_several_data_sets_are_read_without_the_held_out_rows_of_any(tmp_path):
+    """The held-out rows of each among the training rows of the other, of one of them in other words."""
+    texts = sentences(30)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    one = cell(tmp_path / "a", texts[:20], texts[25:28])
+    other = cell(tmp_path / "b", [*texts[20:26], *texts[28:]], [texts[2], texts[28]])
+    other.dataset.templates = {"plain": {"text": "It says: {{text}}"}}
+    corpus = read(one, other)
+    expected = [*texts[:2], *texts[3:20], *(f"It says: {text}" for text in [*texts[20:26], texts[29]])]
+    assert corpus.texts == expected
+    other.dataset.templates = one.dataset.templates
+    assert read(one, other).texts == [*texts[:2], *texts[3:25], texts[29]]
+    assert set(read(one, other).left_out) == {texts[2], texts[25], texts[28]}
+
+
+def test_files_are_read_without_the_held_out_rows_of_the_data_sets_that_are_named(tmp_path):
+    texts = sentences(20)
+    (tmp_path / "domain.txt").write_text("\n".join(texts))
+    corpus = read(cell(tmp_path, texts[:4], texts[8:12]), files=(str(tmp_path / "domain.txt"),))
+    assert corpus.texts == [*texts[:8], *texts[12:]]
+
+
+def test_development_rows_of_ready_made_draws_are_left_out_of_the_whole_training_set(tmp_path):
+    texts = sentences(30)
+    for seed in (0, 1):
+        rows_file(tmp_path / f"{seed}_seed.jsonl", texts[10 * seed : 10 * seed + 6])
+    config = cell(tmp_path, texts[:20], texts[20:], draws=str(tmp_path / "{seed}_seed.jsonl"), development=2)
+    held_out = [*texts[4:6], *texts[14:16]]
+    assert read(config).texts == [text for text in texts[:20] if text not in held_out]
 
 
 def test_ready_made_draws_are_the_rows_where_there_is_no_training_set(tmp_path):
@@ -134,7 +173,7 @@ def test_ready_made_draws_are_the_rows_where_there_is_no_training_set(tmp_path):
         rows_file(tmp_path / f"{seed}_seed.jsonl", shown)
     config = cell(tmp_path, texts[:1], texts[6:], draws=str(tmp_path / "{seed}_seed.jsonl"))
     config.dataset.train = None
-    assert task_corpus(config).texts == texts[:6]
+    assert read(config).texts == texts[:6]
 
 
 def test_a_pair_is_one_text_and_a_column_can_be_asked_for(tmp_path):

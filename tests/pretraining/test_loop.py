@@ -1,9 +1,13 @@
-"""Learning rates, and which parameters decay."""
+"""Learning rates, which parameters decay, and when a checkpoint is written."""
+
+from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
-from adaptbench.pretraining.loop import learning_rate, optimizer_of
+from adaptbench.pretraining import loop
+from adaptbench.pretraining.loop import Checkpoint, Pass, Trainee, learning_rate, optimizer_of, train
 from adaptbench.schema import PretrainRecipe
 
 
@@ -44,3 +48,26 @@ def test_matrices_decay_and_vectors_do_not():
         "norm.weight": (0.0, 1.0, 1e-6),
         "norm.bias": (0.0, 1.0, 1e-6),
     }
+
+
+@pytest.mark.parametrize(
+    ("minutes", "kept"),
+    [(0, [1, 2, 3, 4, 5, 6, 7]), (2.5, [3, 6, 7]), (10, [7])],
+)
+def test_checkpoints_are_minutes_apart_and_the_last_step_has_one(tmp_path, monkeypatch, minutes, kept):
+    """A step takes a minute."""
+
+    class Line(nn.Linear):
+        device = torch.device("cpu")
+
+    model, now, steps = Line(2, 1), [0.0], []
+
+    def passes(step):
+        now[0] += 60
+        return [Pass(lambda: model(torch.ones(1, 2)).sum())]
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Checkpoint, "save", lambda self, content: steps.append(content["state"]["step"]))
+    trainee = Trainee(model, model, 7, passes, save=lambda folder: None)
+    train("toy", trainee, recipe(), Checkpoint(tmp_path / "toy.pt", minutes, {}), autocast=False)
+    assert steps == kept

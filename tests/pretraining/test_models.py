@@ -9,9 +9,11 @@ from adaptbench.config import register_schemas, resolve
 from adaptbench.errors import InputError
 from adaptbench.models.paths import check_made
 from adaptbench.preflight import bytes_of_a_run
+from adaptbench.pretraining.provenance import check_provenance
 from experiments import pretrain
 from experiments.commandline import CONF
 from tests.models.bare import save_bare
+from tests.pretraining.conftest import pretrained
 
 MADE = {
     "minilm_l6_tapt": ["models=[tapt]", "recipes.tapt.start=minilm_l6", "recipes.tapt.corpus=micro_rte"],
@@ -48,9 +50,46 @@ def test_the_command_makes_what_the_model_looks_for(composed, name):
     assert str(pretrain.folder_of(recipe, cfg)) == model.path
 
 
-def test_a_model_that_is_there_is_taken(composed, tmp_path):
-    save_bare("bert", tmp_path / "outputs/pretrained/minilm_l6_tapt_micro_rte")
-    check_made(resolve(composed("config", ["model=minilm_l6_tapt", "dataset=micro_rte"])).model)
+def test_a_model_that_is_there_is_taken_with_its_provenance_alone(composed, tmp_path):
+    folder = tmp_path / "outputs/pretrained/minilm_l6_tapt_micro_rte"
+    save_bare("bert", folder)
+    config = resolve(composed("config", ["model=minilm_l6_tapt", "dataset=micro_rte"]))
+    with pytest.raises(InputError, match="without its provenance\\.json; make it with: python"):
+        bytes_of_a_run(config)
+    pretrained(folder, [])
+    check_made(config.model)
+    check_provenance(config.model)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "provenance.json: cannot be read: "),
+        (lambda text: "", "provenance.json: cannot be read: "),
+        (
+            lambda text: text.replace('"bill"', '"bills"'),
+            "provenance.json: says nothing of 'bill'; make the model again",
+        ),
+        (lambda text: text.replace('"flops"', '"FLOPs"'), "provenance.json: says nothing of 'flops'"),
+        (lambda text: text.replace('"tokens": 2', '"tokens": null'), "provenance.json: not as experiments.pretrain"),
+        (lambda text: text.replace('"names"', '"name"'), "provenance.json: says nothing of 'names'"),
+        (lambda text: '{"gguf": "a.gguf"}', "its provenance.json says nothing of a pre-training; make it with"),
+        (None, "without its corpus.sha256; make it with: python -m experiments.pretrain"),
+    ],
+)
+def test_a_damaged_provenance_is_one_line_before_anything_is_computed(composed, tmp_path, monkeypatch, damage, says):
+    monkeypatch.setattr("adaptbench.preflight.content_id", lambda *_: 1 / 0)
+    folder = tmp_path / "outputs/pretrained/minilm_l6_tapt_micro_rte"
+    pretrained(folder, [])
+    config = resolve(composed("config", ["model=minilm_l6_tapt", "dataset=micro_rte"]))
+    if damage:
+        (folder / "provenance.json").write_text(damage((folder / "provenance.json").read_text()))
+    else:
+        (folder / "corpus.sha256").unlink()
+    with pytest.raises(InputError) as raised:
+        bytes_of_a_run(config)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_published_settings_are_the_defaults(composed):

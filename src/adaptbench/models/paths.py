@@ -10,6 +10,7 @@ from adaptbench.schema import ModelConfig
 
 SHIPPED = Path(__file__).parent.parent / "microworld" / "weights"
 INSTALLED = "installed:"
+PROVENANCE = "provenance.json"  # what a model that was made here says of itself
 
 
 def resolve_path(path: str) -> str:
@@ -51,10 +52,15 @@ def stand_in(local: str | None) -> str | None:
 
 
 def check_made(model: ModelConfig) -> None:
-    """Whether a model that is made here is there.
+    """Whether a model that is made here is there, with what it says of itself: without that nobody knows what it cost.
 
     Raises:
         InputError: says how it is made.
     """
-    if model.fetch and not Path(resolve_path(model.path)).exists():
+    if not model.fetch:
+        return
+    folder = Path(resolve_path(model.path))
+    if not folder.exists():
         raise InputError(f"model.path={model.path!r}: not there; {model.fetch}")
+    if not (folder / PROVENANCE).is_file():
+        raise InputError(f"model.path={model.path!r}: without its {PROVENANCE}; {model.fetch}")

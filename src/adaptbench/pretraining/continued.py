@@ -4,6 +4,7 @@ On a domain's corpus (DAPT) or on a task's own training rows (TAPT). What comes 
 with its head; what it cost stands in its `provenance.json`.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from adaptbench.models.encoders import COUNTED_FROM_PADDING
 from adaptbench.models.identity import content_id
 from adaptbench.models.paths import check_made, resolve_path
 from adaptbench.pretraining.bill import FlopsOfPasses, bill, memory_peak
-from adaptbench.pretraining.corpora import Blocks, Corpus, cut, file_corpus, hub_corpus, task_corpus
+from adaptbench.pretraining.corpora import Blocks, Cells, Corpus, cut, read_corpus
+from adaptbench.pretraining.held_out import digest_lines, digests_read, made_for
 from adaptbench.pretraining.loop import Pass, Trainee
 from adaptbench.pretraining.objectives import Causal, Masked, Objective, Question, collate, summed_loss
-from adaptbench.pretraining.provenance import pretraining_of
+from adaptbench.pretraining.provenance import DIGESTS, check_provenance, pretraining_of
 from adaptbench.schema import Config, ModelConfig, PretrainRecipe
 
 WIDTHS = 8  # passes are padded to multiples of it
@@ -44,38 +46,39 @@ class Start:
     weights: str | None  # which, by content
     new_head: bool  # its files have none
     before: dict[str, Any] | None  # the pre-training that was continued to make it
+    read: frozenset[str] = frozenset()  # hashes of what it read then
 
 
 def continue_pretraining(
-    name: str, recipe: PretrainRecipe, config: Config, tasks: Sequence[Config], seed: int, fast: bool, autocast: bool
+    name: str, recipe: PretrainRecipe, cells: Cells, seed: int, fast: bool, autocast: bool
 ) -> Trainee:
     """A model and what it reads, ready to be trained.
 
     Args:
         name: the recipe's, for messages.
-        config: whose model it starts from, and whose device it is trained on.
-        tasks: cells whose training rows are the corpus, if it is those.
         fast: a miniature training, for tests.
 
     Raises:
         InputError: whatever is wrong with the settings, the model or the corpus.
     """
     check_settings(name, recipe)
-    corpus = read_corpus(name, recipe, tasks)
-    start = load_start(name, recipe, config, seed)
+    corpus = read_corpus(recipe, cells)
+    start = load_start(name, recipe, cells.start, seed)
     check_length(name, recipe.length, start)
     blocks = cut(corpus, start.tokenizer, recipe.length, recipe.packed, start.objective.causal)
     reading = Reading(start, blocks, recipe, seed)
     peak = memory_peak(start.model, reading.longest(), autocast)
     counter = FlopsOfPasses(start.model, start.objective)
+    read = digest_lines(start.read | corpus.digests)
+    facts = _facts(start, corpus, blocks, recipe, cells, read)
     return Trainee(
         start.model,
         start.model,
         number_of_steps(recipe, blocks, fast),
         reading.passes,
-        save=lambda folder: _save(start, folder),
+        save=lambda folder: _save(start, read, folder),
         identity={"start": start.weights, "corpus": blocks.sha256},
-        facts=lambda state: {**_facts(start, corpus, blocks), "bill": bill(counter, state, peak)},
+        facts=lambda state: {**facts, "bill": bill(counter, state, peak)},
     )
 
 
@@ -106,25 +109,6 @@ def check_settings(name: str, recipe: PretrainRecipe) -> None:
     for field in ("mask", "warmup_fraction"):
         if (share := getattr(recipe, field)) is not None and share > 1:
             raise InputError(f"{named}.{field}={share}: expected at most 1")
-
-
-def corpus_names(corpus: Any) -> list[str]:
-    """The data sets of conf/dataset that a recipe's `corpus` names: one, or several."""
-    return [corpus] if isinstance(corpus, str) else list(corpus)
-
-
-def read_corpus(name: str, recipe: PretrainRecipe, tasks: Sequence[Config]) -> Corpus:
-    """The texts that a recipe names.
-
-    Raises:
-        InputError: they cannot be read.
-    """
-    if recipe.files:
-        return file_corpus(recipe.files, recipe.column)
-    if recipe.hub:
-        return hub_corpus(recipe.hub, recipe.subset, recipe.split, recipe.column)
-    whole, *others = (task_corpus(task, recipe.column) for task in tasks)
-    return sum(others, whole)
 
 
 def objective_of(config: Any, wanted: str | None, named: str) -> str:
@@ -161,6 +145,8 @@ def load_start(name: str, recipe: PretrainRecipe, config: Config, seed: int) -> 
     model_config = config.model
     named = f"recipes.{name}.start={model_config.name}"
     shape, source, weights = _found(model_config)
+    before = pretraining_of(model_config.path)
+    read = frozenset(digests_read(model_config.path, before) if before else ())
     kind = objective_of(shape, recipe.objective, named)
     if model_config.quantization != "none":
         raise InputError(f"{named}: model.quantization={model_config.quantization} cannot be trained, expected none")
@@ -191,7 +177,8 @@ def load_start(name: str, recipe: PretrainRecipe, config: Config, seed: int) -> 
         objective,
         weights,
         new_head=bool(found["missing_keys"]),
-        before=pretraining_of(model_config.path),
+        before=before,
+        read=read,
     )
 
 
@@ -209,6 +196,7 @@ def _found(model: ModelConfig) -> tuple[Any, str, str | None]:
     """A model's configuration, its folder or hub id, and the content of its weights."""
     source = resolve_path(model.path)
     check_made(model)
+    check_provenance(model)
     weights = content_id(source, model.revision)
     return load_config(model.path, **pinned_to(model.path, weights)), source, weights
 
@@ -293,23 +281,30 @@ class Reading:
         return [lambda: self._loss(questions, width)] * passes
 
 
-def _save(start: Start, folder: Path) -> None:
+def _save(start: Start, read: bytes, folder: Path) -> None:
     start.model.save_pretrained(folder, max_shard_size="1TB")
     start.tokenizer.save_pretrained(folder)
+    (folder / DIGESTS).write_bytes(read)
 
 
-def _facts(start: Start, corpus: Corpus, blocks: Blocks) -> dict[str, Any]:
-    """What was trained on what."""
+def _facts(
+    start: Start, corpus: Corpus, blocks: Blocks, recipe: PretrainRecipe, cells: Cells, read: bytes
+) -> dict[str, Any]:
+    """What was trained on what, and what it was not trained on."""
     return {
         "objective": start.objective.name,
         "start": {"model": start.name, "weights": start.weights, "pretraining": start.before},
         "head": "new" if start.new_head else "the start's",
         "corpus": {
             "names": list(corpus.names),
+            "column": recipe.column,
             "texts": len(corpus.texts),
-            "left_out": corpus.left_out,
+            "left_out": len(corpus.left_out),
+            "left_out_sha256": corpus.left_out_sha256,
+            "made_for": made_for(cells.tasks),
             "blocks": len(blocks),
             "tokens": int(blocks.lengths.sum()),
             "sha256": blocks.sha256,
+            "digests_sha256": hashlib.sha256(read).hexdigest(),
         },
     }

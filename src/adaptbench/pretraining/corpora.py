@@ -1,34 +1,47 @@
 """Unlabelled text: where it comes from, how it is cut into blocks of tokens, and which of them a batch reads.
 
-A domain's corpus is files or a data set of the hub. A task's corpus is its own training rows without their labels:
-those that a run of the harness may train on, and no text that is evaluated or that a training is selected on.
+A domain's corpus is files or a data set of the hub. A task's corpus is its own training rows without their labels.
+Which texts are left out of it, `held_out.py` says.
 """
 
 import glob
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adaptbench.data.example import Example, TaskData
-from adaptbench.data.fewshot import draw
+from adaptbench.data.example import Example
 from adaptbench.data.hub import hub_rows
 from adaptbench.data.labels import is_null
 from adaptbench.data.parts import PART, read_part
 from adaptbench.data.readers import READERS, Malformed
 from adaptbench.data.sources import load_task
-from adaptbench.data.templates import NotApplicable
-from adaptbench.data.texts import BETWEEN
 from adaptbench.data.tokenization import Ids, marks, token_ids
 from adaptbench.errors import InputError
-from adaptbench.schema import Config, DatasetConfig
+from adaptbench.pretraining.held_out import as_text, digest, held_out_digests, shown, whole_training_set
+from adaptbench.schema import Config, DatasetConfig, PretrainRecipe
 
 TABLES = tuple(suffix for suffix in READERS if not suffix.startswith(".txt"))  # all else is plain text
 TOGETHER = 1000  # texts that are tokenised in one call
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a recipe names of conf/: the model to start from, and data sets."""
+
+    start: Config
+    read: Sequence[Config] = ()
+    """Of the data sets whose training rows are the corpus, if it is those;"""
+    left_out: Sequence[Config] = ()
+    """and of others whose held-out rows must not be in it either."""
+
+    @property
+    def tasks(self) -> list[Config]:
+        return [*self.read, *self.left_out]
 
 
 @dataclass(frozen=True)
@@ -37,42 +50,85 @@ class Corpus:
 
     names: tuple[str, ...]
     texts: Sequence[str]
-    left_out: int = 0
-    """Training texts that are evaluation or development texts, too."""
+    rows: Sequence[bytes] = ()
+    """Of texts that are rows of data sets, the content of each."""
+    left_out: Sequence[str] = ()
+    """Texts of held-out rows that were in it."""
 
     def __add__(self, other: "Corpus") -> "Corpus":
-        left_out = self.left_out + other.left_out
-        return Corpus((*self.names, *other.names), [*self.texts, *other.texts], left_out)
+        """Of two that are rows, or neither is."""
+        pairs = zip(_parts(self), _parts(other), strict=True)
+        return Corpus((*self.names, *other.names), *([*own, *others] for own, others in pairs))
+
+    def without(self, digests: Collection[str]) -> "Corpus":
+        """Without texts, and rows, whose hashes are among some."""
+        found = [digest(text) in digests for text in self.texts]
+        if self.rows:
+            found = [known or digest(row) in digests for known, row in zip(found, self.rows, strict=True)]
+        texts = [text for text, known in zip(self.texts, found, strict=True) if not known]
+        rows = [row for row, known in zip(self.rows, found, strict=False) if not known]
+        left_out = [text for text, known in zip(self.texts, found, strict=True) if known]
+        return replace(self, texts=texts, rows=rows, left_out=[*self.left_out, *left_out])
+
+    @property
+    def digests(self) -> set[str]:
+        """What it would be known by."""
+        return {*(digest(text) for text in self.texts if text.strip()), *map(digest, self.rows)}
+
+    @property
+    def left_out_sha256(self) -> str:
+        """Of the texts that were taken out, whatever their order, number and white space."""
+        texts = sorted({" ".join(text.split()) for text in self.left_out})
+        return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _parts(corpus: Corpus) -> tuple[Sequence[Any], ...]:
+    return corpus.texts, corpus.rows, corpus.left_out
+
+
+def corpus_names(corpus: Any) -> list[str]:
+    """The data sets of conf/dataset that a recipe's `corpus` names: one, or several."""
+    return [corpus] if isinstance(corpus, str) else list(corpus)
+
+
+def read_corpus(recipe: PretrainRecipe, cells: Cells) -> Corpus:
+    """The texts that a recipe names, without the held-out ones of any of its data sets.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    if recipe.files:
+        whole = file_corpus(recipe.files, recipe.column)
+    elif recipe.hub:
+        whole = hub_corpus(recipe.hub, recipe.subset, recipe.split, recipe.column)
+    else:
+        first, *others = (task_corpus(cell, recipe.column) for cell in cells.read)
+        whole = sum(others, first)
+    return whole.without(held_out_digests(cells.tasks, recipe.column))
 
 
 def task_corpus(config: Config, column: str | None = None) -> Corpus:
     """The training rows of a data set as texts.
 
     A row is the text that the first template meant for it shows, without the answer; the two texts of a pair follow
-    one another. Where the data set comes as ready-made draws alone, those are the rows. Rows whose text is evaluated,
-    or held out as a development row of any of the cell's seeds, are left out.
+    one another. Where the data set comes as ready-made draws alone, those are the rows.
 
     Args:
-        config: a cell of the runs that follow.
+        config: a cell of the data set.
         column: the template field to read instead.
 
     Raises:
         InputError: no training rows, no such column, or no text in it.
     """
-    task = load_task(config.dataset)
-    read = _fields(task, column) if column else _prompts(task)
-    if task.train:
-        rows = [read(row) for row in task.train]
-    else:
-        rows = list(dict.fromkeys(read(row) for draw in task.draws.values() for row in draw))
+    task = load_task(whole_training_set(config.dataset))
+
+    def read(row: Example) -> str:
+        return _text(row.fields, column, row.origin) if column else as_text(shown(task, row))
+
+    rows = list(task.train) or list({read(row): row for draw in task.draws.values() for row in draw}.values())
     if not rows:
         raise InputError(f"dataset {task.name!r}: no training rows to pre-train on")
-    held_out: list[Example] = []
-    if task.held_out:
-        held_out = [row for seed in config.seeds for row in draw(task, seed, config.shots).development]
-    judged = {_spaced(read(row)) for row in (*task.evaluation, *task.development, *held_out)}
-    texts = [text for text in rows if _spaced(text) not in judged]
-    return Corpus((task.name,), texts, len(rows) - len(texts))
+    return Corpus((task.name,), [read(row) for row in rows], [row.content for row in rows])
 
 
 def file_corpus(files: Sequence[str], column: str | None = None) -> Corpus:
@@ -104,23 +160,6 @@ def hub_corpus(path: str, subset: str | None, split: str, column: str | None = N
     """
     rows = hub_rows(DatasetConfig(name=path, source="hub", path=path, subset=subset), split)
     return Corpus((path,), _column(rows, column or "text", f"{path}:{split}"))
-
-
-def _prompts(task: TaskData) -> Callable[[Example], str]:
-    def text(row: Example) -> str:
-        for template in task.templates:
-            try:
-                prompt = template.render(row.uid, row.fields, row.origin)
-            except NotApplicable:
-                continue
-            return prompt.input if prompt.second is None else f"{prompt.input}{BETWEEN}{prompt.second}"
-        raise InputError(f"dataset {task.name!r}, {row.origin}: no template is meant for this row")
-
-    return text
-
-
-def _fields(task: TaskData, column: str) -> Callable[[Example], str]:
-    return lambda row: _text(row.fields, column, row.origin)
 
 
 def _column(rows: Iterable[Mapping[str, Any] | Malformed], column: str, where: str) -> list[str]:
@@ -156,10 +195,6 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"files={str(file)!r}: not UTF-8 (byte {error.start})") from error
-
-
-def _spaced(text: str) -> str:
-    return " ".join(text.split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +264,7 @@ def cut(corpus: Corpus, tokenizer: Any, length: int, packed: bool, causal: bool)
         texts = [np.array([*mark.before, *ids.tolist(), *end], np.int32) for ids in texts]
     if not texts:
         shown = ", ".join(corpus.names)
-        reason = f"all its {corpus.left_out:,} texts are evaluation texts, too" if corpus.left_out else "no text"
+        reason = f"all its {len(corpus.left_out):,} texts are held out" if corpus.left_out else "no text"
         raise InputError(f"{shown}: the corpus is empty: {reason}")
     around = ((), ()) if causal else (mark.before, mark.after)
     if packed:

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from adaptbench.errors import InputError
+from adaptbench.errors import InputError, one_line
+from adaptbench.pretraining.output import sync
 from adaptbench.schema import PretrainRecipe
 
 WORD_TABLES = ("shared", "embed_tokens", "lm_head")
 BETAS = (0.9, 0.98)
 CLIP_NORM = 1.0
 LOSSES_KEPT = 200  # of the last steps
+SAVED = ("state", "model", "optimizer")
 State = dict[str, Any]  # step, seconds, losses, work: what a checkpoint holds besides tensors
 
 
@@ -58,22 +60,34 @@ class Checkpoint:
     """The file of an unfinished training."""
 
     path: Path
-    every: int
+    minutes: float
+    """How much work a kill may cost."""
     question: Mapping[str, Any]
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved, if it is of the same training."""
+        """What was saved, if it is of the same training.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
         if not self.path.exists():
             return None
-        saved = torch.load(self.path, weights_only=True)
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            if lacking := [name for name in ("question", *SAVED) if name not in saved]:
+                raise ValueError(f"nothing of {', '.join(lacking)} in it")
+        except Exception as error:  # whatever PyTorch makes of a file that was cut short
+            raise InputError(f"{self.path}: no checkpoint that can be read ({one_line(error)}); remove it") from None
         return saved if saved["question"] == self.question else None
 
     def save(self, content: Mapping[str, Any]) -> None:
-        """Write aside, then rename: a kill while writing leaves the previous checkpoint."""
+        """Write aside, then rename: a kill while writing leaves the previous checkpoint, and so does a power cut."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         torch.save({"question": self.question, **content}, partial)
+        sync(partial)
         os.replace(partial, self.path)
+        sync(self.path.parent)
 
 
 def train(name: str, trainee: Trainee, recipe: PretrainRecipe, checkpoint: Checkpoint, autocast: bool) -> State:
@@ -97,6 +111,7 @@ def train(name: str, trainee: Trainee, recipe: PretrainRecipe, checkpoint: Check
         range(state["step"], trainee.steps), initial=state["step"], total=trainee.steps, desc=name, mininterval=5
     )
     started, before = time.perf_counter(), state["seconds"]
+    kept_at = started
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(recipe, step, trainee.steps)
@@ -112,9 +127,11 @@ def train(name: str, trainee: Trainee, recipe: PretrainRecipe, checkpoint: Check
         state["step"], state["seconds"] = step + 1, before + time.perf_counter() - started
         if step % 50 == 0:
             bar.set_postfix(loss=f"{sum(state['losses'][-50:]) / len(state['losses'][-50:]):.3f}")
-        if (step + 1) % checkpoint.every == 0:
+        done = state["step"] == trainee.steps  # writing the model may fail, and must not cost its training
+        if done or time.perf_counter() - kept_at >= 60 * checkpoint.minutes:
             tensors = {"model": trained.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save({"state": state, **tensors})
+            kept_at = time.perf_counter()
     if trained is model:
         model.float()
     model.eval()

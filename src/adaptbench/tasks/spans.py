@@ -126,7 +126,12 @@ class Spans(BareTask):
         """One window to train on; for an answer as many as cover the context."""
         whole = super().estimated_shape(prompt, tokens, backbone, 2**31, training).source
         fixed = tokens(prompt.input) + backbone.virtual_tokens  # in every window
-        step = max(1, limit - fixed - self.stride)
+        step = limit - fixed - self.stride
+        if whole > limit and step < 1:
+            raise InputError(
+                f"dataset.stride={self.stride}: windows of model.max_length={limit} tokens, {fixed} of them the question's, "
+                "leave no more than that to the context"
+            )
         windows = 1 if training or whole <= limit else 1 + -(-(whole - limit) // step)
         return Shape(windows, min(limit, whole), 0, 0)
 
