@@ -129,8 +129,8 @@ class Spans(BareTask):
         step = limit - fixed - self.stride
         if whole > limit and step < 1:
             raise InputError(
-                f"dataset.stride={self.stride}: windows of model.max_length={limit} tokens, {fixed} of them the question's, "
-                "leave no more than that to the context"
+                f"dataset.stride={self.stride}: windows of model.max_length={limit} tokens, {fixed} of them the "
+                "question's, leave no more than that to the context"
             )
         windows = 1 if training or whole <= limit else 1 + -(-(whole - limit) // step)
         return Shape(windows, min(limit, whole), 0, 0)
