@@ -1,11 +1,12 @@
 """What the programs share on the command line: bad input ends in one clear line and exit code 2."""
 
 import argparse
+import io
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib import resources
 from pathlib import Path
 from typing import NoReturn
@@ -157,3 +158,18 @@ def _explain(error: BaseException) -> str:
 
 # Lines of Hydra's and OmegaConf's messages that help nobody who made a typo.
 _NOISE = ("full_key", "object_type", "reference_type", "Config search path", "provider=", "schema_")
+
+
+@contextmanager
+def help_of_options(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, Hydra's help names the options that a user has: no schemas, nor what only other options are made of."""
+    if not {"--help", "-h"} & set(arguments):
+        yield
+        return
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            yield
+    finally:  # Hydra leaves by SystemExit
+        lines = [line for line in shown.getvalue().splitlines() if not line.startswith("dataset/base:")]
+        print("\n".join(re.sub(r"schema_\w+, |, schema_\w+", "", line) for line in lines))

@@ -7,7 +7,7 @@ import hydra
 from adaptbench.config import register_schemas
 from adaptbench.launch.outcome import finish, together
 from adaptbench.launch.task import Task
-from experiments.commandline import CONF, check_hydra_options, one_clear_line, program_arguments
+from experiments.commandline import CONF, check_hydra_options, help_of_options, one_clear_line, program_arguments
 
 
 def main() -> None:
@@ -16,7 +16,8 @@ def main() -> None:
         sys.argv[1:] = program_arguments(sys.argv[1:])
         check_hydra_options(sys.argv[1:])
         task = Task()
-        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(task)()
+        with help_of_options(sys.argv[1:]):
+            hydra.main(version_base="1.3", config_path=CONF, config_name="config")(task)()
         finish(together(task.outcomes))
 
 

@@ -87,6 +87,9 @@ def put_together(given: list[str]) -> list[str]:
             for name in argument.partition("=")[2].strip("[]").split(","):
                 assert (Path(CONF) / "dataset" / f"{name}.yaml").is_file(), name
             argument = "recipes.ia3.mixture=[micro_rte,micro_cb]"
+        if argument == "recipes.tapt.start=minilm_l6":  # which may not be installed
+            arguments += ["recipes.tapt.overrides=['model.path=encoder']", "recipes.tapt.output=further"]
+            argument = "recipes.tapt.start=local"
         arguments.append(argument)
     return arguments or ["--help"]
 
@@ -107,6 +110,7 @@ RULES: dict[str, Callable[[list[str]], list[str]]] = {
         *(*given, "--model", "micro_t0", "--runs", "1", "--steps", "1", "--input-tokens", "8"),
         *("--device", "cpu", "--folder", "bench"),
     ],
+    "experiments.bench.trainer": only_named,
     "experiments.capability": only_named,
     "experiments.models": only_named,  # downloads
     "experiments.methods": only_named,

