@@ -12,6 +12,7 @@ from adaptbench.data.fewshot import FewShotSet, draw
 from adaptbench.data.prompts import DRAWN, evaluation_prompts
 from adaptbench.data.sources import EVALUATION, load_task
 from adaptbench.data.templates import NotApplicable, Prompt
+from adaptbench.errors import InputError
 from adaptbench.pretraining.held_out import check_trained_on
 from adaptbench.record import SCHEMA, RunStore
 from adaptbench.schema import Config
@@ -65,6 +66,7 @@ def prepare_cell(config: Config, data: CellData | None = None) -> PreparedCell:
         InputError: whatever is wrong with the input.
     """
     data = data or read_data(config)
+    _check_development(config, data)
     check_trained_on(config.model.path, data.task, _looked_at(config, data.few_shot_sets), data.limit)
     run_ids = [_run_id(config, data, few_shot) for few_shot in data.few_shot_sets]
     return PreparedCell(config, data.task, data.prompts, data.few_shot_sets, run_ids)
@@ -85,6 +87,16 @@ def read_data(config: Config) -> CellData:
     _check_few_shot(task, few_shot_sets, config.template)
     check_metric(task, prompts)
     return CellData(task, prompts, few_shot_sets, config.limit)
+
+
+def _check_development(config: Config, data: CellData) -> None:
+    """Nothing can be waited for without rows to look at."""
+    waits = config.recipe.patience is not None and config.method.training_steps(config.recipe, 1)
+    if waits and not any(few_shot.development for few_shot in data.few_shot_sets):
+        raise InputError(
+            f"recipe.patience={config.recipe.patience}: dataset {config.dataset.name!r} has no development rows "
+            "(dataset.development: a number of training rows to hold out, or a split)"
+        )
 
 
 def _looked_at(config: Config, few_shot_sets: Sequence[FewShotSet]) -> list[FewShotSet]:

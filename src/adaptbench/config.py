@@ -146,11 +146,6 @@ def _fit_training(config: Config, task: TaskType) -> None:
             f"dataset.development={development}: method={config.method.name} trains on demonstrations, and chooses no "
             "state by rows without (dataset.development=null)"
         )
-    if recipe.patience is not None and development is None and trains:
-        raise InputError(
-            f"recipe.patience={recipe.patience}: dataset {config.dataset.name!r} has no development rows "
-            "(dataset.development: a number of training rows to hold out, or a split)"
-        )
     if development is not None and not (isinstance(development, str) or _is_count(development)):
         raise InputError(f"dataset.development={development!r}: expected at least 1, a split, or null")
 

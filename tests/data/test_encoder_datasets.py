@@ -27,7 +27,7 @@ AT_HAND = {
     "glue_sst2": (6911, 0, 872, 2),
     "glue_mrpc": (3668, 0, 408, 2),
     "glue_stsb": (5700, 0, 1500, 1),
-    "glue_rte": (2490, 0, 277, 2),
+    "glue_rte": (2488, 0, 277, 2),
     "domain_chemprot": (4140, 2427, 3469, 13),
     "domain_citation_intent": (1184, 114, 139, 6),
     "domain_sciie": (3219, 455, 974, 7),

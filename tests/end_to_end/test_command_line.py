@@ -88,7 +88,9 @@ def composed():
 @pytest.mark.parametrize("group", ["method", "model", "recipe", "tracking", "dataset"])
 def test_every_option_composes(composed, group):
     for option in options(group):
-        extra = {"local": ["model.path=x"], "files_classification": ["dataset.classes=2"]}.get(option, [])
+        classes = ["dataset.classes=2"]
+        alone = {"local": ["model.path=x"], "linear_probe": ["dataset=files_classification", *classes]}
+        extra = {**alone, "files_classification": classes}.get(option, []).copy()
         if option.startswith(("files_classification", "files_spans")):
             extra.append("method=lora")  # a head has to be trained
         config = composed(f"{group}={option}", *extra)

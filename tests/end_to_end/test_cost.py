@@ -66,7 +66,7 @@ def test_every_method_has_a_bill(call):
     encoder = ("model=minilm_l6", "model.local=null", "dataset=files_classification", "dataset.classes=2")
     for option in sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml")):
         model = "micro_gpt_s" if option.endswith("_cached") else "micro_t0"  # an encoder cannot share demonstrations
-        under_a_head = option in ("unipelt_ia3", "unipelt_stack3") or option.startswith("unipelt_paper")
+        under_a_head = option in ("linear_probe", "unipelt_ia3", "unipelt_stack3") or option.startswith("unipelt_paper")
         asked = encoder if under_a_head else (f"model={model}",)
         found = json.loads(call(cost, *common, *asked, f"method={option}"))
         assert found["flops.predict.measured"] > 0, option

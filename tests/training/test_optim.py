@@ -6,6 +6,7 @@ from torch import nn
 from transformers import Adafactor as ReferenceAdafactor
 from transformers import get_linear_schedule_with_warmup
 
+from adaptbench.training import large_matrices
 from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer, linear_schedule
 
 SHAPES = ((6, 4), (1, 7), (3, 2, 5), (6, 4))
@@ -47,6 +48,30 @@ def test_every_run_follows_the_reference_optimizer(kind, scale_parameter, runs):
     for run in range(runs):
         for parameter, vector in zip(stacked, alone[run], strict=True):
             assert (parameter[run] - vector).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("update", [Adafactor(), Adafactor(False), AdamW(), AdamW(weight_decay=0.1)], ids=repr)
+def test_a_large_matrix_moves_in_pieces_as_in_one(update, dtype, monkeypatch):
+    """Pieces of three rows, and a last one of two; its gradient is clipped."""
+    moved = []
+    for large in (True, False):
+        monkeypatch.setattr(large_matrices, "PIECE", 3 * 17)
+        monkeypatch.setattr(large_matrices, "LARGE", 1 if large else 10**9)
+        torch.manual_seed(0)
+        weight, bias = nn.Parameter(torch.randn(20, 17).to(dtype)), nn.Parameter(torch.randn(17).to(dtype))
+        optimizer = RunOptimizer([weight, bias], update, 1, run_axis=False)
+        for step in range(6):
+            optimizer.zero_grad()
+            generator = torch.Generator().manual_seed(step)
+            weight.grad += torch.randn(20, 17, generator=generator).to(dtype)
+            bias.grad += 1
+            optimizer.step(0.05, clip_norm=1.0, alive=torch.ones(1, dtype=torch.bool))
+        moved.append(weight.detach().float())
+    torch.manual_seed(0)
+    start = torch.randn(20, 17).to(dtype).float()
+    assert (moved[0] - moved[1]).abs().max() <= (1e-6 if dtype == torch.float32 else 0.02)
+    assert (moved[0] - start).abs().mean() > 0.01
 
 
 def test_a_models_own_weights_are_trained_in_place():

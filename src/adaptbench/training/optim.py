@@ -7,14 +7,17 @@ same shape are kept in one buffer, so a step is a handful of tensor operations h
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adaptbench.models.precision import wide
 from adaptbench.schema import RecipeConfig
+from adaptbench.training.large_matrices import Pieces, element_by_element, factored, is_large, moving_mean
 
 Update = Callable[[Tensor, Tensor, dict[str, Tensor], int, Tensor], Tensor]  # value, gradient, state, step, rates
+Gradient = Callable[[slice], Tensor]  # of some rows
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,29 @@ class Adafactor:
         decay = 1.0 - step**self.decay_rate
         square = grad.square().add_(self.epsilon)
         if grad.dim() >= 3:
-            rows = _moving_mean(state, "rows", square.mean(-1), decay)
-            columns = _moving_mean(state, "columns", square.mean(-2), decay)
+            rows = moving_mean(state, "rows", square.mean(-1), decay)
+            columns = moving_mean(state, "columns", square.mean(-2), decay)
             row_factor = (rows / rows.mean(-1, keepdim=True)).rsqrt().unsqueeze(-1)
             update = (grad * row_factor).mul_(columns.rsqrt().unsqueeze(-2))
         else:
-            update = grad * _moving_mean(state, "square", square, decay).rsqrt()
+            update = grad * moving_mean(state, "square", square, decay).rsqrt()
         update.div_((_rms(update) / self.clip_threshold).clamp(min=1.0))
         if self.scale_parameter:
             update.mul_(_rms(value).clamp(min=self.smallest_scale))
         return update.mul_(lr)
+
+    def in_pieces(self, value: Tensor, grad: Gradient, state: dict[str, Tensor], step: int, lr: Tensor) -> Pieces:
+        """The same for one large matrix."""
+        return factored(
+            value,
+            grad,
+            state,
+            lr,
+            decay=1.0 - step**self.decay_rate,
+            epsilon=self.epsilon,
+            clip_threshold=self.clip_threshold,
+            smallest_scale=self.smallest_scale if self.scale_parameter else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -56,13 +72,29 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    def __call__(self, value: Tensor, grad: Tensor, state: dict[str, Tensor], step: int, lr: Tensor) -> Tensor:
-        mean = _moving_mean(state, "mean", grad, self.beta1) / (1 - self.beta1**step)
-        square = _moving_mean(state, "square", grad.square(), self.beta2) / (1 - self.beta2**step)
+    def __call__(
+        self,
+        value: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        step: int,
+        lr: Tensor,
+        decays: bool = False,  # a part of a matrix, whatever its shape
+    ) -> Tensor:
+        mean = moving_mean(state, "mean", grad, self.beta1) / (1 - self.beta1**step)
+        square = moving_mean(state, "square", grad.square(), self.beta2) / (1 - self.beta2**step)
         update = mean / (square.sqrt() + self.epsilon)
-        if self.weight_decay and min(value.shape[-2:]) > 1 and value.dim() > 2:
+        if self.weight_decay and (decays or (value.dim() > 2 and min(value.shape[-2:]) > 1)):
             update += self.weight_decay * value
-        return lr * update
+        return update.mul_(lr)
+
+    def in_pieces(self, value: Tensor, grad: Gradient, state: dict[str, Tensor], step: int, lr: Tensor) -> Pieces:
+        """The same for one large matrix."""
+
+        def change(part: Tensor, gradient: Tensor, moments: dict[str, Tensor]) -> Tensor:
+            return self(part, gradient, moments, step, lr, decays=True)
+
+        return element_by_element(value, grad, state, ("mean", "square"), change)
 
 
 def update_rule(recipe: RecipeConfig, scale_parameter: bool = True) -> Update:
@@ -124,10 +156,7 @@ class RunOptimizer:
 
     def grad_norms(self) -> Tensor:
         """(R,) norm of each run's whole gradient."""
-        squares = [
-            wide(buffer.grad).square().flatten(1).sum(1).view(buffer.count, self.runs).sum(0)
-            for buffer in self._buffers
-        ]
+        squares = [_norms(buffer.grad).square().view(buffer.count, self.runs).sum(0) for buffer in self._buffers]
         return torch.stack(squares).sum(0).sqrt()
 
     def step(self, lr: float | Sequence[float], clip_norm: float, alive: Tensor) -> Tensor:
@@ -147,6 +176,9 @@ class RunOptimizer:
         factor = torch.where(alive, (clip_norm / (norms + 1e-6)).clamp(max=1.0), 0.0)
         all_alive = alive.is_meta or bool(alive.all())
         for buffer in self._buffers:
+            if all_alive and is_large(buffer.value) and hasattr(self._update, "in_pieces"):
+                self._step_in_pieces(buffer, rates, factor)
+                continue
             shape = (-1, *(1 for _ in buffer.value.shape[1:]))
             per_row = factor.repeat(buffer.count).view(shape)
             grad = wide(buffer.grad) * per_row
@@ -160,6 +192,16 @@ class RunOptimizer:
                 buffer.served.copy_(buffer.value)
         return alive
 
+    def _step_in_pieces(self, buffer: _Buffer, rate: Tensor, factor: Tensor) -> None:
+        def grad(rows: slice) -> Tensor:
+            return buffer.grad[:, rows].to(buffer.value.dtype) * factor
+
+        update: Any = self._update
+        for rows, change in update.in_pieces(buffer.value, grad, buffer.state, self._step, rate):
+            part = buffer.value[:, rows].sub_(change)
+            if buffer.served is not None:
+                buffer.served[:, rows] = part
+
 
 def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
     """Factor of the learning rate at `step` (from 0): linear warm-up from zero, then linear decay to zero.
@@ -172,10 +214,10 @@ def linear_schedule(step: int, steps: int, warmup_fraction: float) -> float:
     return (steps - step) / max(1.0, steps - warmup)
 
 
-def _moving_mean(state: dict[str, Tensor], name: str, value: Tensor, decay: float) -> Tensor:
-    if name not in state:
-        state[name] = torch.zeros_like(value)
-    return state[name].mul_(decay).add_(value, alpha=1 - decay)
+def _norms(grad: Tensor) -> Tensor:
+    """(N, ...) -> (N,) norms, in single precision at least."""
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    return torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=dtype)
 
 
 def _rms(tensor: Tensor) -> Tensor:
