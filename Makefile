@@ -22,7 +22,8 @@ ifeq ($(EXPERIMENT),table1)
 	$(BIN)/python -m experiments.table1 output=outputs/table1
 	$(BIN)/python -m analysis.recomputed outputs/table1
 else
-	$(if $(filter real real_quick real_full,$(EXPERIMENT)),$(BIN)/python -m experiments.models smollm2_135m)
+	$(if $(filter real real_quick real_full precision tuning_small_lm,$(EXPERIMENT)),$(BIN)/python -m experiments.models smollm2_135m)
+	$(if $(filter encoders% tuning_encoders,$(EXPERIMENT)),$(BIN)/python -m experiments.models minilm_l6)
 	$(BIN)/python -m experiments.run experiment=$(EXPERIMENT) $(ARGS); status=$$?; \
 	[ $$status = 2 ] || $(BIN)/python -m analysis.report outputs/$(EXPERIMENT); exit $$status  # failed runs are reported, too
 endif
