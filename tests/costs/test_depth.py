@@ -13,6 +13,8 @@ from adaptbench.costs.quote import PlannedCell, spent
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Adaptation
 from adaptbench.models.backbone import Backbone, meta_backbone
+from adaptbench.models.encoders import meta_encoder
+from adaptbench.tasks.classification import Classification
 from tests.factories import recipe
 from tests.methods.roster import ON_LANGUAGE_MODELS
 
@@ -42,6 +44,20 @@ def test_counts_by_depth_are_exact(kind, name, monkeypatch):
     by_depth = spent(cell)
     # The share of a FISH mask is rounded over the whole model, so its counts need not be linear in depth.
     assert (cell.prices._shallow is None) == (name == "fish_mask")
+    monkeypatch.setattr(pricer, "shallow", lambda backbone: None)
+    assert spent(replace(cell)) == by_depth
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("name", ["lora", "full_ft", "linear_probe", "unipelt_paper", "prompt"])
+def test_counts_by_depth_are_exact_under_a_head(kind, name, monkeypatch):
+    if (kind, name) == ("llama", "unipelt_paper"):
+        pytest.skip("refused: its gates look ahead")
+    shape = {"model_type": kind, "vocab_size": 99, **WIDTHS, "intermediate_size": 48}
+    backbone, task = meta_encoder(kind, "", "float32", shape), Classification(3)
+    cell = PlannedCell(METHODS[name](), backbone, recipe(), Lengths(5, 2, 3, 4).of_kind(task), shots=3, task=task)
+    by_depth = spent(cell)
+    assert cell.prices._shallow is not None
     monkeypatch.setattr(pricer, "shallow", lambda backbone: None)
     assert spent(replace(cell)) == by_depth
 

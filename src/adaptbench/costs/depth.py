@@ -6,10 +6,9 @@ trust: the parameters of the model must follow the same line, and (`pricer`) wha
 """
 
 import copy
-from dataclasses import replace
 from typing import Any
 
-from adaptbench.models.backbone import Backbone, from_config
+from adaptbench.models.backbone import Backbone
 
 SHALLOW = 4  # layers up to which counting everything is as quick
 
@@ -34,8 +33,7 @@ def with_layers(backbone: Backbone, layers: int) -> Backbone:
         config.num_decoder_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
-    model = from_config(config, backbone.dtype)
-    return replace(backbone, model=model, device=model.device)
+    return backbone.on_meta(config)
 
 
 def on_line(one_layer: int, two_layers: int, backbone: Backbone) -> int:

@@ -92,9 +92,13 @@ class Backbone:
     def parameters_total(self) -> int:
         return self.model.num_parameters()  # 4-bit weights are packed: counting elements would halve them
 
-    def on_meta(self) -> "Backbone":
-        """The same architecture without storage: for counting what a step costs."""
-        model = from_config(self.model.config, self.dtype)
+    def on_meta(self, config: Any = None) -> "Backbone":
+        """The same architecture without storage: for counting what a step costs.
+
+        Args:
+            config: of another size; None: its own.
+        """
+        model = from_config(config or self.model.config, self.dtype)
         return replace(self, model=model, device=torch.device("meta"))
 
     def to_count(self) -> "Backbone":

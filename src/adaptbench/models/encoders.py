@@ -72,8 +72,8 @@ class Encoder(Backbone):
         size = getattr(self.model.config, "type_vocab_size", 0)
         return size if self.pooling == FIRST and size > 1 else 0
 
-    def on_meta(self) -> "Encoder":
-        model = _without_storage(self.model.config, self.dtype)
+    def on_meta(self, config: Any = None) -> "Encoder":
+        model = _without_storage(config or self.model.config, self.dtype)
         return replace(self, model=model, device=torch.device("meta"))
 
 
