@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ from analysis.encoders import (
     Block,
     Estimate,
     Part,
+    amount,
     average,
     blocks,
 )
@@ -33,10 +34,6 @@ from analysis.pretraining import ADAPTING
 from analysis.published import METHODS, SOURCES, UNIPELT, mark, printed_in
 from analysis.summary import Arm, Summary
 from analysis.typeset import significant
-
-
-def measured(measure: str) -> Callable[[Arm], float | None]:
-    return lambda arm: arm.typical(measure) if measure in arm.records else None
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ KINDS = {
     "parameters": Kind(
         "against parameters",
         {
-            "Parameters trained, without the head": measured("params.trained"),
-            "Parameters stored, without the head": measured("params.stored"),
+            "Parameters trained, without the head": partial(amount, measure="params.trained"),
+            "Parameters stored, without the head": partial(amount, measure="params.stored"),
         },
         "Up and to the left is better: a higher score for fewer parameters, left those that training updates, right "
         "those that are kept. A level is a method without any beside its head.",
@@ -63,7 +60,7 @@ KINDS = {
     "flops": Kind(
         "against FLOPs",
         {
-            "FLOPs to adapt, counted, with its share of pre-training": measured(ADAPTING),
+            "FLOPs to adapt, counted, with its share of pre-training": partial(amount, measure=ADAPTING),
             "FLOPs per prediction, counted": flops_per_prediction,
         },
         "Up and to the left is better: a higher score for fewer FLOPs, spent once on the left and in every prediction "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from adaptbench.metrics import get
 from analysis import statistics as stats
 from analysis.encoder_glue import PRINTED_AVERAGE
-from analysis.encoders import DOMAIN_PART, GLUE_PART, LOW_RESOURCE_PARTS, SQUAD_PART, Block, Part, blocks
+from analysis.encoders import DOMAIN_PART, GLUE_PART, LOW_RESOURCE_PARTS, SQUAD_PART, Block, Part, amount, blocks
 from analysis.extensions import data_sets
 from analysis.published import PT_UNIPELT, SECOND_HAND, SOURCES, mark, printed_in
 from analysis.summary import Arm, Comparison, Summary, compare_all
@@ -154,10 +154,6 @@ def fewer_parameters(first: Arm, second: Arm) -> str:
             not_fewer = ", not fewer" if mine >= theirs else ""
             told.append(f"{verb} {count(mine)} ({significant(100 * mine / theirs)} % of the other's{not_fewer})")
     return f"; of parameters, UniPELT {' and '.join(told)}" if told else ""
-
-
-def amount(arm: Arm, measure: str) -> float | None:
-    return arm.typical(measure) if measure in arm.records else None
 
 
 # -- what the paper prints ----------------------------------------------------------------------------------------

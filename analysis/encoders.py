@@ -181,6 +181,11 @@ def average(arm: Arm, datasets: Sequence[str]) -> Estimate | None:
     return Estimate(mean, spread(by_seed), interval, len(shared))
 
 
+def amount(arm: Arm, measure: str) -> float | None:
+    """The typical value of a measure that not every experiment has."""
+    return arm.typical(measure) if measure in arm.records else None
+
+
 def complete(arm: Arm, datasets: Iterable[str]) -> bool:
     """Whether every seed that any method of this model was run with is there, of each of these data sets."""
     return all(

@@ -57,8 +57,8 @@ def configurations(overrides: list[str]) -> Iterator[tuple[str, Config, Backbone
             if option == "hf_peft" and find_spec("peft") is None:
                 continue  # an optional extra
             config = as_config(compose("config", ["recipe=tfew", *overrides, f"method={option}"]))
-            untrained = getattr(config.method, "steps", None) is None or config.method.plan(1).demonstrations
-            if task_type(config.dataset).bare and untrained:
+            answers_by_a_head = config.method.trains and not config.method.plan(1).demonstrations
+            if task_type(config.dataset).bare and not answers_by_a_head:
                 continue  # cannot be asked this kind of task
             if not config.method.heads_alone:  # of which there is none in most kinds of task
                 config = check(config)

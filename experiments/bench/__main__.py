@@ -4,7 +4,6 @@ Every comparison runs both sides in turn, several times, and reports the ratio o
 machine's speed drifts. The outputs of both sides are checked to agree before anything is timed.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from adaptbench import provenance
 from adaptbench.data.batching import collate, encode
 from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import draw
@@ -24,11 +22,10 @@ from adaptbench.methods import METHODS
 from adaptbench.methods.base import Adaptation, TrainedMethod
 from adaptbench.models.backbone import Backbone, load_backbone
 from adaptbench.preflight import check_output
-from adaptbench.record import now
 from adaptbench.schema import DatasetConfig, RecipeConfig
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.scoring.rank import token_log_probabilities
-from experiments.bench import RESULTS
+from experiments.bench import RESULTS, write_results
 from experiments.commandline import Options, at_least_one, one_clear_line, plain_name
 
 SEEDS = (42, 1024, 0, 1, 32)
@@ -165,16 +162,7 @@ def main() -> None:
     comparisons += [mixed_against_one_at_a_time(t5, rte, kind) for kind in ("ia3", "lora", "prompt")]
     comparisons += [packed_against_single(load_backbone("micro_gpt_l", "microworld:micro_gpt_l"), hswag)]
     results = [measure(comparison, arguments.pairs) for comparison in comparisons]
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    origin = {
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-        "git": provenance.git(),
-        "at": now(),
-    }
-    (arguments.folder / f"{arguments.name}.json").write_text(
-        json.dumps({"results": results, **origin}, indent=1) + "\n"
-    )
+    write_results(arguments.folder, arguments.name, {"results": results})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from adaptbench import provenance
 from adaptbench.config import register_schemas, resolve
 from adaptbench.costs.flops import count
 from adaptbench.costs.lengths import Lengths
@@ -30,12 +29,11 @@ from adaptbench.methods.base import Adaptation
 from adaptbench.models.attention import IMPLEMENTATION
 from adaptbench.models.backbone import NO_LIMIT, Backbone, load_config, pick_device
 from adaptbench.preflight import check_output
-from adaptbench.record import now
 from adaptbench.schema import Config
 from adaptbench.scoring.rank import token_log_probabilities
 from adaptbench.training.losses import per_run_loss
-from adaptbench.training.optim import Adafactor, AdamW, RunOptimizer
-from experiments.bench import RESULTS
+from adaptbench.training.optim import RunOptimizer, update_rule
+from experiments.bench import RESULTS, write_results
 from experiments.commandline import CONF, Options, at_least_one, one_clear_line, plain_name
 
 
@@ -62,8 +60,7 @@ def random_batch(shape: Shape, vocabulary: int, device: torch.device) -> Batch:
 def training_step(adaptation: Adaptation, config: Config, runs: int, shape: Shape) -> Callable[[], None]:
     """A step of `runs` fused runs, each with a batch of this shape of its own; call it as often as you like."""
     backbone = adaptation.backbone
-    update = Adafactor() if config.recipe.optimizer == "adafactor" else AdamW()
-    optimizer = RunOptimizer(adaptation.parameters, update, runs, adaptation.delta is not None)
+    optimizer = RunOptimizer(adaptation.parameters, update_rule(config.recipe), runs, adaptation.delta is not None)
     vocabulary = backbone.model.config.vocab_size
     batch = random_batch(
         Shape(runs * shape.rows, shape.source, shape.choices, shape.target), vocabulary, backbone.device
@@ -144,10 +141,7 @@ def main() -> None:
             print(json.dumps(results[-1]), flush=True)
             if device.type != "cpu":
                 torch.accelerator.empty_cache()
-    origin = {"versions": provenance.versions(), "hardware": provenance.hardware(), "git": provenance.git()}
-    given.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"results": results, "device": str(device), **origin, "at": now()}, indent=1)
-    (given.folder / f"{given.name}.json").write_text(text + "\n")
+    write_results(given.folder, given.name, {"results": results, "device": str(device)})
 
 
 if __name__ == "__main__":

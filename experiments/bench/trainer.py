@@ -8,7 +8,6 @@ from the checkpoint's pooler where there is one), in the order of rows, and in d
 of the Trainer).
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -23,7 +22,6 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from adaptbench import provenance
 from adaptbench.cell import PreparedCell, prepare_cell
 from adaptbench.config import register_schemas, resolve
 from adaptbench.data.prompts import evaluation_prompts
@@ -33,15 +31,14 @@ from adaptbench.errors import InputError
 from adaptbench.models.encoders import Encoder
 from adaptbench.models.paths import resolve_path
 from adaptbench.preflight import check_output
-from adaptbench.record import now
 from adaptbench.scoring.evaluate import evaluate
-from adaptbench.scoring.scores import headline, score
+from adaptbench.scoring.scores import classes, headline, score
 from adaptbench.tasks import TaskType
 from adaptbench.tasks.classification import ClassScores
-from experiments.bench import RESULTS
+from experiments.bench import RESULTS, write_results
 from experiments.commandline import CONF, Options, at_least_one, one_clear_line, plain_name, program_arguments
 
-WARM_UP, ROWS = 0.06, 64  # rows: of a pass in evaluation, on both sides
+ROWS = 64  # of a pass in evaluation, on both sides
 
 
 def cell_of(model: str, dataset: str, shots: str, seeds: Sequence[int], more: Sequence[str]) -> PreparedCell:
@@ -77,7 +74,7 @@ def theirs(cell: PreparedCell, encoder: Encoder, run: int) -> list[ClassScores]:
             per_device_eval_batch_size=ROWS,
             learning_rate=cell.config.method.learning_rate,
             num_train_epochs=recipe.epochs or 1.0,
-            warmup_steps=WARM_UP,  # a share, below one
+            warmup_steps=recipe.warmup_fraction,  # a share, below one
             max_grad_norm=recipe.clip_norm,
             weight_decay=recipe.weight_decay,
             lr_scheduler_type="linear",
@@ -125,7 +122,7 @@ def compare(cell: PreparedCell) -> dict[str, Any]:
     """Both sides on every seed: scores, their means and spread, and how much longer the Trainer takes."""
     encoder = cell.task.type.load(cell.config.model, "cpu")
     assert isinstance(encoder, Encoder)
-    metric, classes = headline(cell.task), cell.task.type.options(cell.prompts[0])
+    metric, number = headline(cell.task), classes(cell.task.type, cell.prompts)
     scores: dict[str, list[float | None]] = {"ours": [], "trainer": []}
     seconds: dict[str, list[float]] = {"ours": [], "trainer": []}
     for run, seed in enumerate(cell.config.seeds):
@@ -133,7 +130,7 @@ def compare(cell: PreparedCell) -> dict[str, Any]:
             begun = time.perf_counter()
             answers = answer(cell, encoder, run)
             seconds[side].append(time.perf_counter() - begun)
-            scores[side].append(score(metric, cell.task.type, answers, "token", classes))
+            scores[side].append(score(metric, cell.task.type, answers, cell.task.norm, number))
         print(f"{cell.task.name} seed {seed}: ours {scores['ours'][-1]:.4f}, Trainer {scores['trainer'][-1]:.4f}, "
               f"{seconds['trainer'][-1] / seconds['ours'][-1]:.2f}x", flush=True)  # fmt: skip
     ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["trainer"], strict=True)]
@@ -174,12 +171,9 @@ def main() -> None:
         cells = [cell_of(given.model, name, given.shots, given.seeds, given.overrides) for name in given.datasets]
     torch.set_num_threads(given.threads)
     results = []
-    given.folder.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         results.append(compare(cell))
-        origin = {"versions": provenance.versions(), "hardware": provenance.hardware(), "git": provenance.git()}
-        content = {"results": results, "threads": given.threads, **origin, "at": now()}
-        (given.folder / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_results(given.folder, given.name, {"results": results, "threads": given.threads})
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def prepare_cell(config: Config, data: CellData | None = None) -> PreparedCell:
     """
     data = data or read_data(config)
     _check_development(config, data)
-    check_trained_on(config.model.path, data.task, _looked_at(config, data.few_shot_sets), data.limit)
+    looked_at = data.few_shot_sets if config.method.trains else [replace(s, development=()) for s in data.few_shot_sets]
+    check_trained_on(config.model.path, data.task, looked_at, data.limit)
     run_ids = [_run_id(config, data, few_shot) for few_shot in data.few_shot_sets]
     return PreparedCell(config, data.task, data.prompts, data.few_shot_sets, run_ids)
 
@@ -91,7 +92,7 @@ def read_data(config: Config) -> CellData:
 
 def _check_development(config: Config, data: CellData) -> None:
     """Nothing can be waited for without rows to look at."""
-    waits = config.recipe.patience is not None and config.method.training_steps(config.recipe, 1)
+    waits = config.recipe.patience is not None and config.method.trains
     if waits and not any(few_shot.development for few_shot in data.few_shot_sets):
         raise InputError(
             f"recipe.patience={config.recipe.patience}: dataset {config.dataset.name!r} has no development rows "
@@ -99,18 +100,11 @@ def _check_development(config: Config, data: CellData) -> None:
         )
 
 
-def _looked_at(config: Config, few_shot_sets: Sequence[FewShotSet]) -> list[FewShotSet]:
-    """Without development rows where nothing is chosen by them."""
-    if config.method.training_steps(config.recipe, 1):
-        return list(few_shot_sets)
-    return [replace(few_shot, development=()) for few_shot in few_shot_sets]
-
-
 def _run_id(config: Config, data: CellData, few_shot: FewShotSet) -> str:
     seen = few_shot if config.method.needs_shots else FewShotSet(few_shot.seed, ())  # others never look at the shots
     rows = len(data.task.evaluation[: config.limit])
     asked = question(config, few_shot.seed, shots=len(seen.examples), rows=rows)
-    chosen_on = few_shot.development_sha256 if config.method.training_steps(config.recipe, 1) else ""
+    chosen_on = few_shot.development_sha256 if config.method.trains else ""
     return run_id(asked, seen.sha256 + chosen_on + data.evaluation_sha256, SCHEMA)
 
 

@@ -91,7 +91,7 @@ def check(config: Config) -> Config:
     config.method.check()
     if isinstance(config.method, TrainedMethod):
         config.method.check_selection()
-    if not task.demonstrates and getattr(config.method, "steps", None) is None:
+    if not task.demonstrates and not config.method.trains:
         raise InputError(
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head that has to be trained, "
             "expected a method that trains"
@@ -140,8 +140,7 @@ def _fit_training(config: Config, task: TaskType) -> None:
     recipe, development = config.recipe, config.dataset.development
     if recipe.label_smoothing and not (task.smooths and task.answers == "label"):
         raise InputError(f"recipe.label_smoothing={recipe.label_smoothing}: dataset.task={task.kind} has no such loss")
-    trains = config.method.training_steps(recipe, 1) > 0
-    if development is not None and trains and config.method.plan(1).demonstrations:
+    if development is not None and config.method.trains and config.method.plan(1).demonstrations:
         raise InputError(
             f"dataset.development={development}: method={config.method.name} trains on demonstrations, and chooses no "
             "state by rows without (dataset.development=null)"
@@ -278,7 +277,7 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
         recipe.pop("patience")
     if config.dataset.development is None or recipe["evaluations"] == RecipeConfig.evaluations:
         recipe.pop("evaluations")
-    if getattr(config.method, "steps", None) is None:  # a method that does not train is the same under every recipe
+    if not config.method.trains:  # a method that does not train is the same under every recipe
         whole.pop("recipe")
         whole["dataset"]["without_losses"] = []
     if not config.method.needs_shots:  # and one that looks at no shots, however they are drawn

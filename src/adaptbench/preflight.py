@@ -27,7 +27,7 @@ from adaptbench.models.backbone import (
 from adaptbench.models.checks import check_loadable
 from adaptbench.models.encoders import check_encoder, meta_encoder
 from adaptbench.models.identity import content_id
-from adaptbench.models.paths import check_made, resolve_path
+from adaptbench.models.paths import resolve_path
 from adaptbench.models.placement import placement
 from adaptbench.pretraining.provenance import check_provenance
 from adaptbench.schema import Config
@@ -118,7 +118,6 @@ def bytes_of_a_run(config: Config) -> int:
     if config.device == "meta":
         raise InputError("device='meta': has no numbers, expected auto, cpu, cuda or another accelerator")
     device = pick_device(config.device)
-    check_made(model)
     check_provenance(model)
     content = content_id(resolve_path(model.path), model.revision)
     backbone = _model(

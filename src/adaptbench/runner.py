@@ -20,7 +20,7 @@ from adaptbench.methods import Adaptation
 from adaptbench.models.gguf import origin_of
 from adaptbench.models.paths import resolve_path
 from adaptbench.preflight import check_output, preflight
-from adaptbench.pretraining.provenance import pretraining_of
+from adaptbench.pretraining.provenance import pretraining_of, stages
 from adaptbench.record import SCHEMA, RunRecord, RunStore, now
 from adaptbench.schema import Config
 from adaptbench.scoring.evaluate import all_readings, evaluate
@@ -101,6 +101,7 @@ def _run_group(cell: PreparedCell, group: list[int], store: RunStore) -> list[Ru
         "seconds.predict": (evaluated - adapted) / len(group) / len(cell.prompts),
         "provenance.started": started,
         "provenance.fused_with": [config.seeds[run] for run in group],
+        **_pretraining(config.model.path),
     }
     ledger = ledger_for(config.method, backbone, config.recipe, cell.task.type)
     store.write_prompts(cell.prompts_id, pd.DataFrame([asdict(prompt) for prompt in cell.prompts]))
@@ -148,7 +149,6 @@ def _record(
     backbone, few_shot = adaptation.backbone, cell.few_shot_sets[run]
     contexts, task, metric = adaptation.contexts, cell.task.type, headline(cell.task)
     best = adaptation.log.best[index] if adaptation.log.best else None
-    pretraining = pretraining_of(cell.config.model.path)
     by_metric = scores(task, answers, cell.config.norm)  # null where the evaluated rows have no labels
     return {
         **_identity(cell, run),
@@ -199,9 +199,6 @@ def _record(
         "development.step": best.step if best else None,
         "development.looks": best.looks if best else None,
         "steps": len(adaptation.log.shapes[index]) if adaptation.log.shapes else 0,
-        "pretraining.flops": _of_all(pretraining, "flops"),
-        "pretraining.seconds": _of_all(pretraining, "seconds"),
-        "provenance.pretraining": pretraining,
         "provenance.trained_parameters": adaptation.log.trained_parameters,
         "provenance.halvings": adaptation.log.halvings,
         "provenance.slices": adaptation.log.slices,
@@ -211,11 +208,11 @@ def _record(
     }
 
 
-def _of_all(pretraining: dict[str, Any] | None, name: str) -> float | None:
-    """A sum over a pre-training and those that its start had before; None where the model had none here."""
-    if pretraining is None:
-        return None
-    return pretraining[name] + (_of_all(pretraining["before"], name) or 0)
+def _pretraining(path: str) -> dict[str, Any]:
+    """What the model's pre-training took, as far as it was done here: all its stages; null where there was none."""
+    last = pretraining_of(path)
+    whole = {name: sum(stage[name] for stage in stages(last)) if last else None for name in ("flops", "seconds")}
+    return {**{f"pretraining.{name}": value for name, value in whole.items()}, "provenance.pretraining": last}
 
 
 def _trained(adaptation: Adaptation) -> int:

@@ -1,13 +1,12 @@
 """Run the program as a user would, in this process."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from experiments import run as program
+from tests.programs import exit_code
 
 Call = Callable[..., int]
 
@@ -18,12 +17,6 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> int:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["experiments.run", *arguments])
-        try:
-            program.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 1
-        return 0
+        return exit_code(monkeypatch, program, *arguments)
 
     return run

@@ -1,7 +1,6 @@
 """The (IA)^3 vectors T-Few starts from: trained on a mixture of data sets, or released by the authors."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from adaptbench.methods.ia3 import IA3
 from experiments import pretrain
 from experiments.mixture import CAP, Mixture
 from tests.factories import toy_task
+from tests.programs import exit_code
 
 ROWS = [{"text": f"{word} number {i}", "label": ("bad", "good")[i % 2]} for i in range(12) for word in ("fine", "poor")]
 
@@ -31,12 +31,7 @@ def train(tmp_path, monkeypatch, model_folders):
         own = ["models=[ia3]", "fast=true", "recipes.ia3.start=local", "recipes.ia3.mixture=[files]"]
         own.append(f"recipes.ia3.overrides=[{quoted}]")
         places = [f"recipes.ia3.output={tmp_path / 'vectors'}", f"checkpoints={tmp_path / 'checkpoints'}"]
-        monkeypatch.setattr(sys, "argv", ["pretrain", *own, *places, *overrides])
-        try:
-            pretrain.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
+        return exit_code(monkeypatch, pretrain, *own, *places, *overrides)
 
     return call
 

@@ -23,6 +23,7 @@ KINDS = {
     if issubclass(method, PeftMethod) and method.fuses and not method.whole_texts  # the latter: test_unipelt_paper.py
 }
 UNDER_A_HEAD = [kind for kind, method in METHODS.items() if method.whole_texts or method.heads_alone]
+DELTAS_UNDER_A_HEAD = [kind for kind in UNDER_A_HEAD if not METHODS[kind].heads_alone]
 ON_LANGUAGE_MODELS = [kind for kind in METHODS if kind not in UNDER_A_HEAD]
 VARIANTS = {
     name: METHODS[next(kind for kind in sorted(KINDS, key=len, reverse=True) if name.startswith(kind))](
@@ -31,3 +32,8 @@ VARIANTS = {
     for name in sorted(KINDS | SETTINGS.keys())
 }
 NOT_THE_IDENTITY = ("prefix", "prefix_text", "prompt", "unipelt", "unipelt_pt")  # virtual tokens take attention
+
+
+def method_on_encoders(variant: str) -> PeftMethod:
+    """One of `VARIANTS` or `DELTAS_UNDER_A_HEAD`, at a size for tiny models."""
+    return VARIANTS.get(variant) or METHODS[variant](name=variant, hidden=8)

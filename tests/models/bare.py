@@ -1,6 +1,8 @@
 """Tiny bare models from checkpoints with a language model head, and rows of texts for them."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,8 @@ def maker(folders: Callable[[str], Path]) -> Callable[[str], Encoder]:
 def rows_of(encoder: Encoder, count: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     """(N, S) ids, mask and types of texts and pairs of unequal length."""
     return pad_texts([encode_text(encoder, *pair) for pair in PAIRS[:count]], encoder.pad_id)
+
+
+def doubled(encoder: Encoder) -> Encoder:
+    """The same model in double precision."""
+    return replace(encoder, model=copy.deepcopy(encoder.model).double(), dtype=torch.float64)

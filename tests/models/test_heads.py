@@ -27,8 +27,8 @@ from adaptbench.models.heads import (
     start_head,
 )
 from adaptbench.training.optim import AdamW, RunOptimizer
-from tests.methods.roster import UNDER_A_HEAD, VARIANTS
-from tests.models.bare import rows_of
+from tests.methods.roster import DELTAS_UNDER_A_HEAD, UNDER_A_HEAD, VARIANTS, method_on_encoders
+from tests.models.bare import doubled, rows_of
 from tests.models.classifiers import KNOWN, classifier_of_transformers, made_different
 
 SEEDS = (3, 11, 7)
@@ -45,10 +45,6 @@ def exact(bare):
     torch.set_default_dtype(torch.float64)
     yield lambda name: doubled(bare(name))
     torch.set_default_dtype(torch.float32)
-
-
-def doubled(encoder):
-    return replace(encoder, model=copy.deepcopy(encoder.model).double(), dtype=torch.float64)
 
 
 def copied(dense, linear, run=0):
@@ -161,11 +157,11 @@ def trained(method, encoder, seeds, steps=2):
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta_v3"])
-@pytest.mark.parametrize("variant", [*VARIANTS, *(kind for kind in UNDER_A_HEAD if not METHODS[kind].heads_alone)])
+@pytest.mark.parametrize("variant", [*VARIANTS, *DELTAS_UNDER_A_HEAD])
 def test_fused_runs_under_a_head_equal_separate_runs_and_all_of_them_learns(exact, name, variant):
     if variant in UNDER_A_HEAD and name == "deberta_v3":
         pytest.skip("refused: test_unipelt_paper.py")
-    encoder, method = exact(name), VARIANTS.get(variant) or METHODS[variant](name=variant, hidden=8)
+    encoder, method = exact(name), method_on_encoders(variant)
     steps = 4 if variant == "intrinsic_said" else 2  # there the first step moves part of it only
     fused, head, seen, losses = trained(method, encoder, SEEDS, steps)
     assert seen.all(), [n for n, ok in zip(fused.delta.state_of(0), seen.tolist(), strict=False) if not all(ok)]

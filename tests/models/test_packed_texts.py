@@ -1,29 +1,23 @@
 """Texts laid end to end have the states and gradients of padded ones, under every method that encoders can have."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from adaptbench.methods import METHODS
 from adaptbench.models import packed_rows
 from adaptbench.models.encoders import hidden_states, pooled
 from adaptbench.models.packed_rows import CALLS
 from adaptbench.models.packed_texts import PACKABLE
-from tests.methods.roster import UNDER_A_HEAD, VARIANTS
-from tests.models.bare import rows_of
-
-METHOD_KINDS = [*VARIANTS, *(kind for kind in UNDER_A_HEAD if not METHODS[kind].heads_alone)]
+from tests.methods.roster import DELTAS_UNDER_A_HEAD, VARIANTS, method_on_encoders
+from tests.models.bare import doubled, rows_of
 
 
 @pytest.fixture
 def exact(bare):
     """exact(name): the same bare model in double precision; new parameters are double, too."""
     torch.set_default_dtype(torch.float64)
-    yield lambda name: replace(
-        bare(name), model=copy.deepcopy(bare(name).model).double(), dtype=torch.float64, packs_rows=False
-    )
+    yield lambda name: doubled(bare(name))
     torch.set_default_dtype(torch.float32)
 
 
@@ -59,11 +53,10 @@ def test_states_of_all_tokens_are_those_of_padded_rows(exact, name, side, groupi
 
 
 @pytest.mark.parametrize("name", PACKABLE)
-@pytest.mark.parametrize("variant", METHOD_KINDS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *DELTAS_UNDER_A_HEAD])
 def test_pooled_states_and_gradients_are_those_of_padded_rows(exact, name, variant):
     """Three runs of two texts each, some runs longer than others."""
-    method = VARIANTS.get(variant) or METHODS[variant](name=variant, hidden=8)
-    adaptation = moved(method.prepare(exact(name), (3, 11, 7)))
+    adaptation = moved(method_on_encoders(variant).prepare(exact(name), (3, 11, 7)))
     padded, packed = adaptation.backbone, replace(adaptation.backbone, packs_rows=True)
     rows = rows_of(padded)
     found = []

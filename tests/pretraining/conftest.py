@@ -3,18 +3,17 @@
 import hashlib
 import json
 import random
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from adaptbench.pretraining.held_out import digest_lines
 from experiments import pretrain
 from tests.conftest import WORDS
 from tests.models.bare import save_bare
+from tests.programs import exit_code
 
 LABELS = ("bad", "good")
 
@@ -63,13 +62,7 @@ def call(tmp_path, monkeypatch, bert, rows) -> Callable[..., int]:
         sizes = ["epochs=3", "batch=8", "rows_per_pass=4", "length=16", "lr=1e-3"]
         given += [f"recipes.tapt.{size}" for size in sizes]
         given += ["autocast=false", f"recipes.tapt.overrides=[{quoted}]", *overrides]
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["pretrain", *given])
-        try:
-            pretrain.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
+        return exit_code(monkeypatch, pretrain, *given)
 
     return run
 

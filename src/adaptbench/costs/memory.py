@@ -6,7 +6,6 @@ An allocator adds rounding and workspaces, and fused attention keeps less than t
 training; a prediction's attention counts as fused.
 """
 
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -124,8 +123,7 @@ def predict_memory(run: MetaRun, shape: Shape) -> Memory:
 
 def train_memory(run: MetaRun, shape: Shape) -> Memory:
     """The peak of a training step of this shape that finds the optimizer's state of an earlier one, in such passes."""
-    own = PassSize(rows=run.recipe.rows_per_pass or sys.maxsize)
-    size = run.task.pass_size(run.adaptation.backbone, shape).within(own)
+    size = run.task.pass_size(run.adaptation.backbone, shape).within(PassSize.of_recipe(run.recipe))
     with no_gradients_left(run), PeakTracker(own_tensors(run)) as tracker:
         with tracker.as_kind("optimizer"):
             optimizer = run.optimizer()

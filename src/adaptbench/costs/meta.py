@@ -71,7 +71,7 @@ class MetaRun:
 
     def forward_backward(self, shape: Shape, size: PassSize = WHOLE) -> None:
         """The loss of a batch of this shape and its gradients, in the same way."""
-        with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), _training(self.adaptation.backbone):
+        with sdpa_kernel(SDPBackend.MATH), self.adaptation.attached(), self.adaptation.backbone.training():
             batch = self.batch(shape)
             output = self.task.forward(self.adaptation.backbone, batch, size)
             losses = self.task.run_losses(self.recipe.losses, output, batch, runs=1)
@@ -96,16 +96,6 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def _training(backbone: Backbone) -> Iterator[None]:
-    """As a real step runs: dropout keeps a mask and a result of its own."""
-    backbone.train()
-    try:
-        yield
-    finally:
-        backbone.train(False)
 
 
 @contextmanager

@@ -142,6 +142,7 @@ class Method:
     needs_shots: ClassVar[bool] = True
     restores: ClassVar[bool] = False  # what a run has stored can be loaded again
     searches: ClassVar[bool] = False  # takes gradients of every shot by itself before it trains
+    trains: ClassVar[bool] = False  # follows gradients, for some number of steps
     keeps_weights: ClassVar[bool] = False  # the model computes as before; nothing is trained
     heads_alone: ClassVar[bool] = False  # trains nothing but a task's head
     whole_texts: ClassVar[bool] = False  # every token sees the whole text: encoders alone
@@ -262,6 +263,8 @@ class Method:
 @dataclass(frozen=True)
 class TrainedMethod(Method):
     """A method that follows gradients, with the hyper-parameters the paper sets per method (appendix D)."""
+
+    trains: ClassVar[bool] = True
 
     steps: int = 1000
     learning_rate: float = 3e-3

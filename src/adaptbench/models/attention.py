@@ -136,7 +136,8 @@ def _in_groups(
     kwargs: dict[str, Any],
 ) -> Tensor:
     """The same for packed rows, (R, H, T, head width), in groups of rows of similar length, whatever their run."""
-    if isinstance(prefix, Held) and window is None and _plain(kwargs) and not torch.is_grad_enabled():
+    undisturbed = _plain(kwargs) and not kwargs.get("dropout") and not torch.is_grad_enabled()
+    if isinstance(prefix, Held) and window is None and undisturbed:
         return _in_two_parts(rows, states, prefix, kwargs.get("scaling"))
     before, gate, factors = _read(prefix, *states[:2]) if prefix is not None else (None, None, None)
     columns, held = (before[0].shape[2] if before is not None else 0), isinstance(prefix, Held)
@@ -173,7 +174,7 @@ def _in_two_parts(rows: PackedRows, states: tuple[Tensor, Tensor, Tensor], held:
 
 def _plain(kwargs: dict[str, Any]) -> bool:
     """Whether scores are nothing but scaled products."""
-    return kwargs.get("softcap") is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
+    return kwargs.get("softcap") is None and kwargs.get("position_bias") is None
 
 
 def _of_runs(states: Tensor, group: Group) -> Tensor:
@@ -236,11 +237,11 @@ def _attend(
         if _packed is None
         else _packed.scores(key.shape[2] - query.shape[2])
     )
-    dropout = kwargs.get("dropout") or 0.0
-    if _plain({**kwargs, "dropout": 0.0}) and cpu_attention.applies(query, scores):
+    if _plain(kwargs) and cpu_attention.applies(query, scores):
         if kwargs.get("is_causal") is not False:
             attention_mask = _causal(module, query, key, attention_mask)
-        return cpu_attention.attend(query, key, value, attention_mask, kwargs.get("scaling"), dropout), None
+        scaling, dropout = kwargs.get("scaling"), kwargs.get("dropout") or 0.0
+        return cpu_attention.attend(query, key, value, attention_mask, scaling, dropout), None
     if kwargs.get("softcap") is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("is_causal") is not False:

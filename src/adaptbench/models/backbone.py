@@ -1,8 +1,8 @@
 """The frozen base model with its tokenizer, loaded once per process however many cells follow."""
 
 import copy
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -116,6 +116,15 @@ class Backbone:
         self.model.train(mode)
         if self.head is not None:
             self.head.train(mode)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Inside, dropout is on; after it off, however the training ended: the model outlives it."""
+        self.train()
+        try:
+            yield
+        finally:
+            self.train(False)
 
     def unfrozen_copy(self) -> "Backbone":
         """A deep copy whose every parameter is trainable (full fine-tuning)."""

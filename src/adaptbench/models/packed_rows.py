@@ -175,17 +175,31 @@ def partition(lengths: Sequence[int], before: int = 0) -> list[tuple[int, int]]:
     return ranges[::-1]
 
 
-def end_to_end(real: Tensor, runs: int) -> tuple[Tensor, Tensor, int]:
-    """Where the tokens of N rows, in equal blocks of runs, go in R long rows of T tokens.
+@dataclass(frozen=True, eq=False)
+class LongRows:
+    """Where the tokens of N rows, in equal blocks of R runs, go in R long rows of T tokens."""
 
-    Args:
-        real: (N, W) True where a token is.
+    real: Tensor  # (N, W) True where a token is
+    runs: int
+    places: Tensor  # (N, W) of every token its place among R * T
+    starts: Tensor  # (N,) of every row its first
+    length: int  # T
 
-    Returns:
-        Of every token its place among R * T, of every row its first, and T.
-    """
-    ends = real.sum(1).view(runs, -1).cumsum(1)
-    total = int(ends.max())
-    run = torch.arange(runs, device=real.device)[:, None] * total
-    starts = (run + ends).flatten() - real.sum(1)
-    return starts[:, None] + real.cumsum(1) - 1, starts, total
+    @classmethod
+    def of(cls, real: Tensor, runs: int) -> "LongRows":
+        """The rows of every run end to end."""
+        ends = real.sum(1).view(runs, -1).cumsum(1)
+        length = int(ends.max())
+        run = torch.arange(runs, device=real.device)[:, None] * length
+        starts = (run + ends).flatten() - real.sum(1)
+        return cls(real, runs, starts[:, None] + real.cumsum(1) - 1, starts, length)
+
+    def put(self, each: Tensor, fill: int = 0) -> Tensor:
+        """(N, W) -> (R, T), without padding but at a run's end."""
+        empty = each.new_full((self.runs * self.length,), fill)
+        return empty.index_put((self.places[self.real],), each[self.real]).view(self.runs, self.length)
+
+    @property
+    def all_real(self) -> Tensor:
+        """(1, 1, 1, T) for a model that wants a mask: it is not asked (`models/attention.py`)."""
+        return self.real.new_ones(1, 1, 1, self.length)

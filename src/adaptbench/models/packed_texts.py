@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adaptbench.models.attention import rows_packed
 from adaptbench.models.delta import runs_on
-from adaptbench.models.packed_rows import PackedRows, Row, end_to_end
+from adaptbench.models.packed_rows import LongRows, PackedRows, Row
 from adaptbench.models.tokens import tokens_of_rows
 
 PACKABLE = ("bert", "roberta")  # positions can be given, and attention is computed by our function alone
@@ -25,24 +25,17 @@ def packed_states(model: Any, source: Tensor, mask: Tensor, types: Tensor | None
     Returns:
         (R * T, D) states, and of each of (N, S) columns its place among them; what stands at padding means nothing.
     """
-    runs = runs_on(model)
-    places, starts, total = end_to_end(mask, runs)
-    lengths = mask.sum(1)
-
-    def long_rows(each: Tensor, fill: int = 0) -> Tensor:
-        """(N, S) -> (R, T), without padding but at a run's end."""
-        return each.new_full((runs * total,), fill).index_put((places[mask],), each[mask]).view(runs, total)
-
-    positions = long_rows(mask.cumsum(1) - 1)
-    owners = long_rows(torch.arange(len(mask), device=mask.device)[:, None].expand_as(source), fill=len(mask))
-    sizes = zip(starts.tolist(), lengths.tolist(), strict=True)
-    rows = [Row(start, start // total, length, whole=True) for start, length in sizes]
-    inputs = {} if types is None else {"token_type_ids": long_rows(types)}
+    long, lengths = LongRows.of(mask, runs_on(model)), mask.sum(1)
+    positions = long.put(mask.cumsum(1) - 1)
+    owners = long.put(torch.arange(len(mask), device=mask.device)[:, None].expand_as(source), fill=len(mask))
+    sizes = zip(long.starts.tolist(), lengths.tolist(), strict=True)
+    rows = [Row(start, start // long.length, length, whole=True) for start, length in sizes]
+    inputs = {} if types is None else {"token_type_ids": long.put(types)}
     with rows_packed(PackedRows(rows, positions)), tokens_of_rows(owners.flatten(), lengths):
         states = model(
-            input_ids=long_rows(source),
-            attention_mask=mask.new_ones(1, 1, 1, total),  # not asked (models/attention.py)
+            input_ids=long.put(source),
+            attention_mask=long.all_real,
             position_ids=positions + first,
             **inputs,
         ).last_hidden_state
-    return states.flatten(0, 1), places.clamp(0, runs * total - 1)
+    return states.flatten(0, 1), long.places.clamp(0, positions.numel() - 1)

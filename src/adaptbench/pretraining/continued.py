@@ -21,7 +21,7 @@ from adaptbench.models.at_hand import check_vocabulary
 from adaptbench.models.backbone import load_config, own_limit, pick_device, pinned_to
 from adaptbench.models.encoders import COUNTED_FROM_PADDING
 from adaptbench.models.identity import content_id
-from adaptbench.models.paths import check_made, resolve_path
+from adaptbench.models.paths import resolve_path
 from adaptbench.pretraining.bill import FlopsOfPasses, bill, memory_peak
 from adaptbench.pretraining.corpora import Blocks, Cells, Corpus, cut, read_corpus
 from adaptbench.pretraining.held_out import digest_lines, digests_read, made_for
@@ -195,7 +195,6 @@ def check_start(name: str, recipe: PretrainRecipe, config: Config) -> None:
 def _found(model: ModelConfig) -> tuple[Any, str, str | None]:
     """A model's configuration, its folder or hub id, and the content of its weights."""
     source = resolve_path(model.path)
-    check_made(model)
     check_provenance(model)
     weights = content_id(source, model.revision)
     return load_config(model.path, **pinned_to(model.path, weights)), source, weights

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptbench.errors import InputError, one_line
-from adaptbench.models.paths import PROVENANCE, resolve_path
+from adaptbench.models.paths import PROVENANCE, check_made, resolve_path
 from adaptbench.schema import ModelConfig
 
 FILE = PROVENANCE
@@ -70,11 +70,12 @@ def stages(pretraining: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def check_provenance(model: ModelConfig) -> None:
-    """Whether what a model says of its pre-training is whole: known before anything is computed on it.
+    """Whether a model that is made here is there, and what it says of its pre-training whole: known before all else.
 
     Raises:
         InputError: what is missing.
     """
+    check_made(model)
     pretraining, folder = pretraining_of(model.path), folder_of(model.path)
     if pretraining is None and model.fetch:
         raise InputError(f"model.path={model.path!r}: its {FILE} says nothing of a pre-training; {model.fetch}")

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from adaptbench.data.batching import Batch, Shape
 from adaptbench.models.backbone import Backbone
+from adaptbench.schema import RecipeConfig
 from adaptbench.scoring.rank import scores_targets_only, token_log_probabilities
 
 BYTES = 4  # log-probabilities are taken in single precision, whatever the model's
@@ -26,6 +27,11 @@ class PassSize:
 
     rows: int = sys.maxsize  # of every run that shares it
     choices: int = sys.maxsize  # of every row
+
+    @classmethod
+    def of_recipe(cls, recipe: RecipeConfig) -> "PassSize":
+        """The largest pass that a recipe trains in."""
+        return cls(rows=recipe.rows_per_pass or sys.maxsize)
 
     def within(self, most: "PassSize") -> "PassSize":
         """The smaller of each."""

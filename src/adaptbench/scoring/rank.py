@@ -18,7 +18,7 @@ from adaptbench.data.batching import Batch
 from adaptbench.models.attention import IMPLEMENTATION, positions_known, rows_packed
 from adaptbench.models.backbone import Backbone
 from adaptbench.models.delta import runs_on
-from adaptbench.models.packed_rows import PackedRows, Row, end_to_end
+from adaptbench.models.packed_rows import LongRows, PackedRows, Row
 from adaptbench.models.precision import wide
 
 
@@ -84,20 +84,17 @@ def _read(batch: Batch) -> tuple[Tensor, Tensor]:
 def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
     """The rows of every run end to end in one long row, without padding but at its end."""
     n, width = batch.source.shape
-    runs = runs_on(backbone.model)
     more = batch.target_mask[..., 1:]  # what is predicted by a token of the choice itself
     real = torch.cat([batch.source_mask, more.flatten(1)], dim=1)
-    places, starts, total = end_to_end(real, runs)
-    ids, positions = (
-        each.new_zeros(runs * total).index_put((places[real],), each[real]).view(runs, total) for each in _read(batch)
-    )
-    sizes = zip(starts.tolist(), batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
-    rows = [Row(start, start // total, prompt, tuple(own)) for start, prompt, own in sizes]
-    scored = torch.cat([places[:, width - 1], places[:, width:][more.flatten(1)]])
+    long = LongRows.of(real, runs_on(backbone.model))
+    ids, positions = map(long.put, _read(batch))
+    sizes = zip(long.starts.tolist(), batch.source_mask.sum(1).tolist(), more.sum(2).tolist(), strict=True)
+    rows = [Row(start, start // long.length, prompt, tuple(own)) for start, prompt, own in sizes]
+    scored = torch.cat([long.places[:, width - 1], long.places[:, width:][more.flatten(1)]])
     with rows_packed(PackedRows(rows, positions, batch.already_read)), _head_at(backbone, scored):
         logits = backbone.model(
             input_ids=ids,
-            attention_mask=torch.ones(1, 1, 1, total, dtype=torch.bool),  # not asked (models/attention.py)
+            attention_mask=long.all_real,
             position_ids=positions,
             use_cache=False,
         ).logits[0]

@@ -1,6 +1,5 @@
 """The few-shot training loop: R runs, one forward and backward through the shared model per step."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -55,52 +54,33 @@ def train(
         for few_shot, context in zip(few_shot_sets, contexts, strict=True)
     ]
     optimizer = RunOptimizer(parameters, update_rule(recipe, scale_parameter), runs, run_axis)
-    log = TrainingLog(shapes=[[] for _ in range(runs)], most=PassSize(rows=recipe.rows_per_pass or sys.maxsize))
+    log = TrainingLog(shapes=[[] for _ in range(runs)], most=PassSize.of_recipe(recipe))
     rows = DevelopmentRows.of(backbone, task, few_shot_sets, recipe, template)
     best = BestStates(rows, parameters, runs, run_axis, log) if rows else None
     log.trained_parameters = sum(parameter.numel() for parameter in parameters) // (runs if run_axis else 1)
+    alive = torch.ones(runs, dtype=torch.bool, device=backbone.device)
     torch.manual_seed(few_shot_sets[0].seed)  # dropout
-    backbone.train()
-    try:
-        _follow(backbone, task.type, streams, optimizer, rates, recipe, steps, best, log, progress)
-    finally:  # the model outlives a training that fails
-        backbone.train(False)
+    with backbone.training():
+        for step in tqdm(range(steps), desc="adapting", leave=False, disable=None if progress else True, mininterval=1):
+            batches = [stream.next_batch() for stream in streams]
+            going = alive.nonzero()[:, 0].tolist()
+            for run in going:
+                log.shapes[run].append(task.type.shape_of(batches[run]))
+            losses = accumulate(task.type, backbone, batches, recipe, optimizer, log)
+            factor = linear_schedule(step, steps, recipe.warmup_fraction)
+            still_alive = optimizer.step([rate * factor for rate in rates], recipe.clip_norm, alive & losses.isfinite())
+            for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
+                log.failures[run] = f"loss {losses[run].item()} or its gradient is not finite at step {step + 1}"
+            alive = still_alive
+            log.losses.append(losses.tolist())
+            log.final_losses.update({run: log.losses[-1][run] for run in going})
+            if best is not None and best.due(step + 1, steps):
+                alive = best.look(backbone, step + 1, alive)
+            if not alive.any():
+                break
+        if best is not None:
+            best.restore()
     return log
-
-
-def _follow(
-    backbone: Backbone,
-    task: TaskType,
-    streams: Sequence[TrainingStream],
-    optimizer: RunOptimizer,
-    rates: Sequence[float],
-    recipe: RecipeConfig,
-    steps: int,
-    best: BestStates | None,
-    log: TrainingLog,
-    progress: bool,
-) -> None:
-    """All steps, or until no run goes on."""
-    alive = torch.ones(len(streams), dtype=torch.bool, device=backbone.device)
-    for step in tqdm(range(steps), desc="adapting", leave=False, disable=None if progress else True, mininterval=1):
-        batches = [stream.next_batch() for stream in streams]
-        going = alive.nonzero()[:, 0].tolist()
-        for run in going:
-            log.shapes[run].append(task.shape_of(batches[run]))
-        losses = accumulate(task, backbone, batches, recipe, optimizer, log)
-        factor = linear_schedule(step, steps, recipe.warmup_fraction)
-        still_alive = optimizer.step([rate * factor for rate in rates], recipe.clip_norm, alive & losses.isfinite())
-        for run in (alive & ~still_alive).nonzero()[:, 0].tolist():
-            log.failures[run] = f"loss {losses[run].item()} or its gradient is not finite at step {step + 1}"
-        alive = still_alive
-        log.losses.append(losses.tolist())
-        log.final_losses.update({run: log.losses[-1][run] for run in going})
-        if best is not None and best.due(step + 1, steps):
-            alive = best.look(backbone, step + 1, alive)
-        if not alive.any():
-            break
-    if best is not None:
-        best.restore()
 
 
 def accumulate(
