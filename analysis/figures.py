@@ -181,6 +181,11 @@ def best_known(summary: Summary, axis: str) -> list[Arm]:
     return [a for a in summary.arms if not many or a.family != "peft" or a.method in BEST_KNOWN or a.key in front]
 
 
+def comparable(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms with a run on every data set; all of them where none has."""
+    return [arm for arm in arms if arm.covers_all] or list(arms)
+
+
 def on_axis(summary: Summary, axis: str) -> dict[tuple[str, str, str], Member]:
     """Arm -> its place on an axis, of the arms that are compared there."""
     return {member.arm.key: member for member in fronts(summary).get(axis, ())}
@@ -191,14 +196,15 @@ def measured_panel(
 ) -> Panel:
     """Every arm with a value on the axis as a point, and two scores as lines: zero-shot and the best ICL without.
 
-    What costs nothing is left of a logarithmic axis: the front starts at the best of it.
+    Arms without a run on some data set are left out where others have one on all: means over different data sets do
+    not compare. What costs nothing is left of a logarithmic axis: the front starts at the best of it.
     """
     main, members = main_model(summary), on_axis(summary, axis)
     probabilities = {key: probability_text(m.probability) for key, m in members.items() if m.on_front}
     points: list[Point] = []
     lines = [] if summary.mean_chance is None else [Line(100 * summary.mean_chance, "chance", GREY, ":")]
     levels: dict[str, tuple[Arm, bool]] = {}
-    for arm in summary.arms if arms is None else arms:
+    for arm in comparable(summary.arms if arms is None else arms):
         if arm.score is None or arm.interval is None:
             continue
         x = members[arm.key].cost if arm.key in members else AXES[axis].cost(arm)

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import cost_figures, encoder_figures, extensions, figures, tables
+from analysis import cost_figures, encoder_figures, extensions, figures, paper_verdicts, tables
 from analysis.ablations import ABLATIONS
 from analysis.certainty import certainty
 from analysis.collect import Arguments, Experiment, ReportError, load
@@ -90,9 +90,10 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
             summary=summary,
             tables=built,
             drawings=drawings,
-            reading=READING,
+            reading=reading_of(summary),
             headline=headline(summary),
             claims=claims(summary),
+            paper_verdicts=paper_verdicts.verdicts(summary),
             at_chance=extensions.at_chance(summary),
             extensions=extensions.sections(summary),
             encoders=[name for name in ENCODER_TABLES if name in built],
@@ -104,6 +105,14 @@ def render(summary: Summary, built: dict[str, Table], drawings: dict[str, str]) 
             provenance=provenance(summary.experiment.records),
         )
     )
+
+
+def reading_of(summary: Summary) -> dict[str, str]:
+    """Figure -> how to read it, and what it leaves out."""
+    drawn = {arm.key for arm in figures.comparable(summary.arms)}
+    absent = [summary.title(arm) for arm in summary.arms if arm.key not in drawn]
+    note = f" Not drawn, as they did not run on every data set: {', '.join(absent)}." if absent else ""
+    return {**READING, "figure2": READING["figure2"] + note, "figure3": READING["figure3"] + note}
 
 
 def facts(records: pd.DataFrame, failures: int) -> list[tuple[str, str]]:

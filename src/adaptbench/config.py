@@ -223,7 +223,7 @@ TECHNICAL = {
     "model": ("path", "revision", "local", "package", "fetch", "device_map", "logits_limit", "shape"),
     "dataset": ("source", "path", "subset", "revision", "train", "evaluation", "stand_in", "folder", "local", "draws",
                 "fetch", "header", "columns", "operations", "numbers", "skip_bad_rows", "deduplicate", "promptsource",
-                "promptsource_skip", "prompts", "templates", "shots", "development"),
+                "promptsource_skip", "prompts", "templates", "shots", "development", "parallel"),
     "recipe": ("name", "training", "pretrained_ia3", "rows_per_pass"),
 }  # fmt: skip
 

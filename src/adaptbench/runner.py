@@ -191,6 +191,7 @@ def _record(
             "evaluation": fingerprint(cell.task.evaluation[: cell.config.limit]),
         },
         "provenance.skipped_rows": list(cell.task.skipped[:SKIPPED_NAMED]),
+        "provenance.dropped_rows": dict(cell.task.dropped),
         "provenance.prompts": cell.prompts_id,
         "provenance.demonstrations": contexts[index].demonstrations if contexts is not None else None,
         "development.split": cell.task.development_split if best else None,

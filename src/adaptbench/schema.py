@@ -65,9 +65,25 @@ class DecodingConfig:
 
 
 @dataclass
+class ParallelConfig:
+    """Pairs of sentences (`data/parallel.py`). Filters are for training pairs: what is evaluated stays as it is."""
+
+    source: str | None = None
+    """The language translated from, as files call it: where {lang} stands in a path, a column, or TMX's xml:lang."""
+    target: str | None = None
+    """The language translated into, likewise."""
+    tokenized: bool = False
+    """The files hold Moses' tokens and escapes (&apos;), which are put back together (extra [translation])."""
+    longest: int | None = None
+    """Most characters of a side."""
+    ratio: float | None = None
+    """Most that one side may be longer than the other, in characters."""
+
+
+@dataclass
 class DatasetConfig:
     """A task. `source` says what the other fields mean: microworld, files (paths, see `data/parts.py`), shipped (paths
-    below the package's own `real/`) or hub (split names)."""
+    below the package's own `real/`), parallel (paths of parallel text, see `data/parallel.py`) or hub (split names)."""
 
     name: str = MISSING
     source: str = MISSING
@@ -85,6 +101,7 @@ class DatasetConfig:
     """Split evaluated where neither file nor hub has `evaluation`, from `local.stand_in`; records and tables say so."""
     draws: str | None = None
     """Ready-made few-shot draws: a path with `{seed}` in it."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     sampling: str = "natural"
     """How few-shot sets are drawn: natural (as they come) or stratified (equally many of each label)."""
     deduplicate: list[str] = field(default_factory=list)

@@ -68,6 +68,8 @@ class TaskData:
     """What `evaluation` is, in words where it stands in for another split."""
     skipped: tuple[str, ...] = ()
     """Bad rows that were left out, as "file, row: reason"."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Training rows that were left out on purpose: how many for which reason."""
 
     def template(self, name: str) -> Template:
         for template in self.templates:

@@ -1,9 +1,9 @@
 """Parallel text: sentences and their translations, as rows with `source` and `references` (`dataset.source=parallel`).
 
-    train.{lang}.gz                      two files with a sentence a line, aligned by line
-    sets.tgz!wikipedia.test.ne-en.{lang} two members of an archive
-    pairs.tsv                            two columns, under a header with the languages' names or in their order
-    memory.tmx                           translation units
+train.{lang}.gz                      two files with a sentence a line, aligned by line
+sets.tgz!wikipedia.test.ne-en.{lang} two members of an archive
+pairs.tsv                            two columns, under a header with the languages' names or in their order
+memory.tmx                           translation units
 """
 
 import csv
@@ -151,7 +151,7 @@ def _units(content: bytes, source: str, target: str, path: Path) -> Iterator[Pai
     found: Counter[str] = Counter()
     units = 0
     for unit in root.iter("tu"):
-        texts = {}
+        texts: dict[str, str] = {}
         for variant in unit.iter("tuv"):
             language = (variant.get(LANGUAGE) or variant.get("lang") or "").lower()
             segment = variant.find("seg")

@@ -1,4 +1,4 @@
-"""Where tasks come from: the embedded world, files, small real data sets shipped with the package, or the hub.
+"""Where tasks come from: the embedded world, files, parallel text, real data shipped with the package, or the hub.
 
 A dataset is one YAML in conf/dataset/ (see `DatasetConfig`); this module turns it into a checked `TaskData`. One of
 the hub may name local copies of its splits: those are read where they are, the hub and its cache only where not.
@@ -13,9 +13,10 @@ from typing import Any
 from adaptbench.data.example import Example, TaskData
 from adaptbench.data.hub import Unavailable, hub_rows
 from adaptbench.data.labels import shown_names
+from adaptbench.data.parallel import cleaned, files_of, parallel_rows
 from adaptbench.data.parts import is_there, read_part
 from adaptbench.data.promptsource import load_promptsource
-from adaptbench.data.readers import read_rows
+from adaptbench.data.readers import Malformed, Row, read_rows
 from adaptbench.data.rows import to_examples
 from adaptbench.data.templates import Template
 from adaptbench.errors import InputError
@@ -23,6 +24,7 @@ from adaptbench.schema import DatasetConfig
 from adaptbench.tasks import task_type
 
 EVALUATION = "evaluation"  # dataset.development: the best state is chosen on the rows that are reported
+SOURCES = ("microworld", "files", "shipped", "parallel", "hub")
 SHIPPED = Path(__file__).parent.parent / "real"
 
 
@@ -34,8 +36,8 @@ def load_task(config: DatasetConfig) -> TaskData:
     """
     if config.source == "microworld":
         return _from_microworld(config)
-    if config.source not in ("files", "shipped", "hub"):
-        raise InputError(f"dataset.source={config.source!r}: expected microworld, files, shipped or hub")
+    if config.source not in SOURCES:
+        raise InputError(f"dataset.source={config.source!r}: expected one of {', '.join(SOURCES)}")
     if config.source == "shipped":
         config = replace(config, source="files", folder=str(SHIPPED / config.folder))
     _check(config)
@@ -49,11 +51,16 @@ def load_task(config: DatasetConfig) -> TaskData:
     evaluation, more, split = _evaluation(config, templates)
     skipped += more
     development, held_out, source, more = _development(config, evaluation, templates)
-    train = _distinct(config, train, [*evaluation, *development])
+    held = [*evaluation, *development]
+    distinct = _distinct(config, train, held)
+    dropped = {"repeated": len(train) - len(distinct)}
+    if config.source == "parallel":
+        distinct, left_out = cleaned(config.parallel, distinct, held)
+        dropped |= left_out
     return TaskData(
         name=config.name,
         shots=config.shots or 0,
-        train=train,
+        train=distinct,
         evaluation=evaluation,
         templates=templates or _templates(config),
         metric=config.metric,
@@ -66,12 +73,13 @@ def load_task(config: DatasetConfig) -> TaskData:
         answer_delimiter=config.answer_delimiter,
         evaluation_split=split,
         skipped=(*skipped, *more),
+        dropped={reason: rows for reason, rows in dropped.items() if rows},
     )
 
 
 def _check(config: DatasetConfig) -> None:
     if config.evaluation is None:
-        what = "name a file" if config.source == "files" else "name a split"
+        what = "name a split" if config.source == "hub" else "name a file"
         raise InputError(f"dataset {config.name!r}: 'evaluation' must {what}")
     if config.source == "hub" and (config.path is None or config.train is None):
         raise InputError(f"dataset {config.name!r}: 'path' must name a hub data set, 'train' a split of it")
@@ -153,12 +161,19 @@ def _split(
     config: DatasetConfig, kind: str, named: str, templates: Sequence[Template], labelled: bool = True
 ) -> tuple[list[Example], list[str]]:
     """A split, and the rows left out of it: from files, or from the hub unless a local copy is there."""
-    path = _file(config, named if config.source == "files" else config.local.get(kind, "."))
+    path = _file(config, config.local.get(kind, ".") if config.source == "hub" else named)
     if config.source == "hub" and not is_there(path):
         return to_examples(config, hub_rows(config, named), f"{config.path}:{named}", labelled, templates)
-    if config.fetch and not is_there(path):
+    return to_examples(config, _rows_of_file(config, path), str(path), labelled, templates)
+
+
+def _rows_of_file(config: DatasetConfig, path: Path) -> list[Row | Malformed]:
+    there = all(map(Path.is_file, files_of(path, config.parallel))) if config.source == "parallel" else is_there(path)
+    if config.fetch and not there:
         raise InputError(f"dataset {config.name!r}: no such file: {path}; {config.fetch}")
-    return to_examples(config, read_part(path, config.name, config.header), str(path), labelled, templates)
+    if config.source == "parallel":
+        return parallel_rows(path, config.parallel, config.name)
+    return read_part(path, config.name, config.header)
 
 
 def _distinct(config: DatasetConfig, train: list[Example], evaluation: Sequence[Example]) -> list[Example]:
@@ -184,7 +199,7 @@ def _distinct(config: DatasetConfig, train: list[Example], evaluation: Sequence[
 
 def _pool_wanted(config: DatasetConfig, draws: dict[int, list[Example]]) -> bool:
     """Ready-made draws make the training pool superfluous: it is read where it is at hand, not fetched."""
-    if config.source == "files" or not draws:
+    if config.source != "hub" or not draws:
         return True
     return "train" in config.local and is_there(_file(config, config.local["train"]))
 
@@ -207,7 +222,7 @@ def _draws(config: DatasetConfig, templates: Sequence[Template]) -> tuple[dict[i
             rows = read_rows(file, config.name)
             found[int(seed)], more = to_examples(config, rows, str(file), templates=templates)
             skipped += more
-    if not found and config.source == "files":
+    if not found and config.source != "hub":
         raise InputError(f"dataset {config.name!r}: no few-shot draw matches {pattern}")
     return found, skipped
 
