@@ -60,9 +60,7 @@ def verdict(summary: Summary, pairs: Sequence[Comparison]) -> list[str]:
     above = [pair for pair in pairs if pair.significant and pair.difference > 0]
     below = [pair for pair in pairs if pair.significant and pair.difference < 0]
     if below:
-        said = (
-            "Does not hold" if not above else f"Holds against {len(above)} of {len(pairs)}, and is reversed in others"
-        )
+        said = f"Holds against {len(above)} of {len(pairs)}, reversed in {len(below)}" if above else "Does not hold"
     elif len(above) == len(pairs):
         said = "Holds"
     else:
