@@ -138,7 +138,7 @@ def _fit_losses(config: Config, task: TaskType) -> None:
 def _fit_training(config: Config, task: TaskType) -> None:
     """What a recipe asks of the task and of the data set's rows."""
     recipe, development = config.recipe, config.dataset.development
-    if recipe.label_smoothing and not (task.smooths and task.answers == "label"):
+    if recipe.label_smoothing and (not task.smooths or task.answers == "number"):
         raise InputError(f"recipe.label_smoothing={recipe.label_smoothing}: dataset.task={task.kind} has no such loss")
     if development is not None and config.method.trains and config.method.plan(1).demonstrations:
         raise InputError(
@@ -264,6 +264,8 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
     whole["dataset"]["labels"] = shown_names(config.dataset.labels)  # other spellings change no prompt
     if whole["model"]["weights"] is None:
         whole["model"]["path"] = config.model.path  # nothing better is known of it
+    if not config.model.languages:
+        del whole["model"]["languages"]
     whole["method"].pop("pretrained", None)
     if whole["method"].get("select") == "none":
         del whole["method"]["select"], whole["method"]["candidates"]

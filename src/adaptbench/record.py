@@ -24,7 +24,8 @@ SCHEMA = 4  # of what a run's id hashes; records of an older one are not found a
 # the head; and the head), `steps`, `development.*` (the rows on which the best state was chosen, its score and step,
 # how often they were scored), `pretraining.*` (what the continued pre-training of the model took, as a whole: it is
 # shared by all runs that start from it), `forgetting.nats_per_token` (how much worse general text is continued after
-# tuning, where it was asked for).
+# tuning, where it was asked for), `answers.*` (of generated texts: their mean length in tokens, the shares that are
+# empty or stand in their prompt word for word), `provenance.dropped_rows` (training rows left out: reason -> how many).
 KEYS = (
     *("run_id", "schema", "experiment", "method", "model", "dataset", "template", "seed", "shots", "metric"),
     *("score", "chance", "n_eval", "params.trainable", "params.total"),

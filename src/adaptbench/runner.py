@@ -158,6 +158,7 @@ def _record(
         "evaluation_split": cell.task.evaluation_split,
         "score": by_metric[metric.name],
         **{f"scores.{name}": value for name, value in by_metric.items()},
+        **{f"answers.{name}": value for name, value in task.described(answers).items()},
         "score_by_template": by_template(metric, task, answers, cell.config.norm),
         "chance": chance(metric, task, cell.prompts),
         "n_eval": items(answers),

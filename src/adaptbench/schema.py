@@ -42,6 +42,8 @@ class ModelConfig:
     """none, 8bit or 4bit (bitsandbytes)."""
     logits_limit: int = LOGITS_LIMIT
     """Most bytes that the logits of a pass may take, all its runs together: batches are split, many choices sliced."""
+    languages: dict[str, str] = field(default_factory=dict)
+    """Language as `dataset.parallel` calls it -> as the tokenizer does (cs: cs_CZ), in models that mark languages."""
     shape: dict[str, Any] = field(default_factory=dict)
     """The architecture's published configuration, for counting without weights or network."""
 
@@ -59,7 +61,8 @@ class DecodingConfig:
     stop: list[str] = field(default_factory=lambda: ["\n\n"])
     """Texts that end an answer: what begins with one of them is cut off."""
     source_language: str | None = None
-    """As the tokenizer calls it, in models that mark languages (mBART, M2M-100, NLLB)."""
+    """As the tokenizer calls it, in models that mark languages (mBART, M2M-100, NLLB); null: that of
+    `dataset.parallel`, which `model.languages` may translate."""
     target_language: str | None = None
     """Likewise; its token begins every answer."""
 
@@ -175,7 +178,7 @@ class RecipeConfig:
     patience: int | None = None
     """Training ends after so many scores of the development rows without a better one; null: it never ends early."""
     label_smoothing: float = 0.0
-    """Share of the target probability that is spread over all classes, in tasks with a head."""
+    """Share of the target probability that is spread over all classes (classification) or all words (generation)."""
     weight_decay: float = 0.0
     """AdamW's, of matrices; vectors do not decay."""
     warmup_fraction: float = 0.06

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import MBart50Tokenizer, NllbTokenizer
 
 from adaptbench.data.example import Example, TaskData
@@ -14,10 +15,10 @@ from adaptbench.data.templates import SPLIT, Prompt, TextTemplate
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS
 from adaptbench.models.backbone import Backbone
-from adaptbench.schema import DecodingConfig
+from adaptbench.schema import DecodingConfig, ModelConfig
 from adaptbench.scoring.evaluate import evaluate
 from adaptbench.tasks.decoding import end_ids
-from adaptbench.tasks.generation import Generation, speaking
+from adaptbench.tasks.generation import Generation, Produced, speaking
 from tests.factories import recipe
 from tests.methods.roster import VARIANTS
 from tests.tasks.answers import LIMIT, before_end
@@ -96,29 +97,31 @@ def test_a_target_language_begins_every_answer_and_its_token_is_counted(lively, 
     assert min(answer.tokens for answer in found) < LIMIT
 
 
-@pytest.mark.parametrize("name", ["t5", "mbart", "llama"])
-def test_every_runs_loss_is_that_of_transformers_on_its_own_rows(lively, name):
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("name", ["t5", "mbart", "llama", "bloom"])
+def test_every_runs_loss_is_that_of_transformers_on_its_own_rows(lively, name, smoothing):
     """The library averages over tokens, this program over rows, so rows are asked for one by one."""
     backbone, task = lively(name)[0], task_of()
     rows = [task.type.encode(backbone, prompt) for prompt in evaluation_prompts(task, "plain")][:4]
     batch = task.type.collate(rows, backbone)
     with torch.no_grad():
-        output = task.type.forward(backbone, batch, task.type.pass_size(backbone, task.type.shape_of(rows)))
-        losses = task.type.run_losses(("lm",), output, batch, 2)
+        size = task.type.pass_size(backbone, task.type.shape_of(rows))
+        output = task.type.forward(backbone, batch, size, smoothing)
+        losses = task.type.run_losses(("lm",), output, batch, 2, smoothing)
         expected = []
         for text, target in zip(INPUTS[:4], TARGETS, strict=False):
             source = backbone.tokenizer(text)["input_ids"]
             if backbone.is_encoder_decoder:
                 labels = backbone.tokenizer(text_target=target)["input_ids"]
-                inputs = {"input_ids": torch.tensor([source]), "labels": torch.tensor([labels])}
+                start = backbone.model.config.decoder_start_token_id
+                inputs = {"input_ids": [source], "decoder_input_ids": [[start, *labels[:-1]]]}
             else:
                 whole = [*backbone.tokenizer(f"{text} {target}")["input_ids"], end_ids(backbone)[0]]
-                labels = [-100] * len(source) + whole[len(source) :]
-                inputs = {"input_ids": torch.tensor([whole]), "labels": torch.tensor([labels])}
-            if name == "mbart":  # its labels are moved to the right around a language; ours begin at the start token
-                start = backbone.model.config.decoder_start_token_id
-                inputs["decoder_input_ids"] = torch.tensor([[start, *labels[:-1]]])
-            expected.append(backbone.model(**inputs, use_cache=False).loss.item())
+                labels = [*whole[len(source) :], -100]
+                inputs = {"input_ids": [whole]}
+            tensors = {key: torch.tensor(value) for key, value in inputs.items()}
+            logits = backbone.model(**tensors, use_cache=False).logits[0, -len(labels) :]
+            expected.append(cross_entropy(logits, torch.tensor(labels), label_smoothing=smoothing).item())
     assert losses.tolist() == pytest.approx([sum(expected[:2]) / 2, sum(expected[2:]) / 2], rel=1e-4)
     assert abs(losses[0] - losses[1]) > 1e-2
 
@@ -186,6 +189,29 @@ def test_source_and_target_are_marked_with_their_languages_as_the_tokenizer_does
     assert plain("the cat")["input_ids"] == before != own("the cat")["input_ids"]
     with pytest.raises(InputError, match="has no language 'xx'"):
         speaking(plain, "xx", None)
+
+
+def test_the_languages_of_the_data_set_are_enough_where_the_model_says_what_it_calls_them(lively, tmp_path):
+    tokenizer = NllbTokenizer(vocab={word: place for place, word in enumerate(WORDS)}, merges=[])
+    names = {"ro": "ron_Latn", "de": "deu_Latn"}
+    task = Generation(languages=("ro", "de"))
+    model = ModelConfig(name="mine", path="nowhere", languages=names)
+    assert task.codes(tokenizer, model) == ("ron_Latn", "deu_Latn")
+    assert task.codes(lively("t5")[0].tokenizer, model) == (None, None), "it marks none, and none are needed"
+    own = replace(task, decoding=DecodingConfig(target_language="fra_Latn"))
+    assert own.codes(tokenizer, model) == ("ron_Latn", "fra_Latn")
+    backbone = replace(lively("mbart")[0], tokenizer=speaking(tokenizer, *task.codes(tokenizer, model)))
+    assert task.search(backbone).forced_first == tokenizer.convert_tokens_to_ids("deu_Latn")
+    with pytest.raises(InputError, match=r"dataset\.decoding\.source_language: model 'mine' marks languages"):
+        Generation(languages=(None, "de")).codes(tokenizer, model)
+    with pytest.raises(InputError, match="no language 'ro'"):
+        speaking(tokenizer, *task.codes(tokenizer, replace(model, languages={})))
+
+
+def test_answers_are_described_by_their_length_and_whether_they_are_empty_or_copied():
+    prompt = Prompt("u", "t", "ein Hund läuft", (), -1)
+    answers = [Produced(prompt, text, tokens) for text, tokens in (("ein Hund", 3), ("", 1), ("a dog", 3), ("Hund", 5))]
+    assert Generation().described(answers) == {"tokens": 3.0, "empty": 0.25, "copied": 0.5}
 
 
 def test_a_tokenizer_without_languages_is_refused(lively):

@@ -10,9 +10,10 @@ import csv
 import gzip
 import html
 import io
+import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from adaptbench.schema import ParallelConfig
 
 PLACE = "{lang}"
 ARCHIVES = (".tgz", ".tar.gz", ".tar")
+APOSTROPHE = ("be", "uk")  # languages in which it is a letter: Moses has cut words there
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"  # the attribute xml:lang
 Pair = tuple[str, str]
 
@@ -167,7 +169,7 @@ def _units(content: bytes, source: str, target: str, path: Path) -> Iterator[Pai
         raise InputError(f"{path}: no unit in both {source} and {target} (languages: {known})")
 
 
-def _detokenizer(language: str) -> Any:
+def _detokenizer(language: str) -> Callable[[str], str]:
     """A function from Moses' tokens, joined by blanks and with its escapes, to text."""
     try:
         from sacremoses import MosesDetokenizer
@@ -176,7 +178,12 @@ def _detokenizer(language: str) -> Any:
             "dataset.parallel.tokenized needs sacremoses: pip install 'adaptbench[translation]'"
         ) from error
     detokenizer = MosesDetokenizer(lang=language)
-    return lambda line: detokenizer.detokenize(html.unescape(line).split(), unescape=False)
+
+    def text(line: str) -> str:
+        joined = detokenizer.detokenize(html.unescape(line).split(), unescape=False)
+        return re.sub(r"(?<=\w) (?='\w)", "", joined) if language in APOSTROPHE else joined
+
+    return text
 
 
 def cleaned(

@@ -68,17 +68,17 @@ def _scored_positions(backbone: Backbone, shape: Shape) -> int:
     return shape.choices * (shape.target if backbone.is_encoder_decoder else shape.source + shape.target - 1)
 
 
-def in_slices(backbone: Backbone, batch: Batch, choices: int) -> Tensor:
+def in_slices(backbone: Backbone, batch: Batch, choices: int, smoothing: float = 0.0) -> Tensor:
     """(N, C, T) log-probabilities as `token_log_probabilities` gives them, of so many choices of each row at a time.
 
     Where gradients are wanted, no slice keeps its logits: they are computed again on the way back.
     """
     count = batch.targets.shape[1]
     if choices >= count:
-        return token_log_probabilities(backbone, batch)
+        return token_log_probabilities(backbone, batch, smoothing)
 
     def read(targets: Tensor, mask: Tensor) -> Tensor:
-        return token_log_probabilities(backbone, replace(batch, targets=targets, target_mask=mask))
+        return token_log_probabilities(backbone, replace(batch, targets=targets, target_mask=mask), smoothing)
 
     once_more = partial(checkpoint, read, use_reentrant=False) if torch.is_grad_enabled() else read
     parts = zip(batch.targets.split(choices, 1), batch.target_mask.split(choices, 1), strict=True)

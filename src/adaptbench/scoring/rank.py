@@ -22,17 +22,22 @@ from adaptbench.models.packed_rows import LongRows, PackedRows, Row
 from adaptbench.models.precision import wide
 
 
-def token_log_probabilities(backbone: Backbone, batch: Batch) -> Tensor:
-    """(N, C, T) log p(y_t | x, y_<t) of each token of each choice; 0 where there is none."""
+def token_log_probabilities(backbone: Backbone, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """(N, C, T) log p(y_t | x, y_<t) of each token of each choice; 0 where there is none.
+
+    Args:
+        smoothing: epsilon of label smoothing: (1 - epsilon) log p(y_t) + epsilon times the mean over all words w of
+            log p(w) (Szegedy et al. 2016, section 7).
+    """
     score = _encoder_decoder if backbone.is_encoder_decoder else _decoder_only
     if not backbone.packs_choices:
         score = _each_choice_alone
     elif backbone.packs_rows and not batch.source.is_meta:
         score = _rows_packed
-    return score(backbone, batch) * batch.target_mask
+    return score(backbone, batch, smoothing) * batch.target_mask
 
 
-def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
+def _encoder_decoder(backbone: Backbone, batch: Batch, smoothing: float) -> Tensor:
     """Each choice starts with its own copies of the method's virtual tokens, if any; they predict nothing."""
     n, choices, length = batch.targets.shape
     virtual = backbone.virtual_tokens_of_choice
@@ -43,7 +48,7 @@ def _encoder_decoder(backbone: Backbone, batch: Batch) -> Tensor:
         decoder_attention_mask=_apart(choices, virtual + length, batch.source.device)[None, None],
         use_cache=False,
     ).logits
-    return _log_p(logits.view(n, choices, virtual + length, -1)[:, :, virtual:], batch.targets)
+    return _log_p(logits.view(n, choices, virtual + length, -1)[:, :, virtual:], batch.targets, smoothing)
 
 
 def _decoder_inputs(backbone: Backbone, targets: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ def _decoder_inputs(backbone: Backbone, targets: Tensor) -> Tensor:
     return torch.cat([virtual, start, targets[..., :-1]], dim=2)
 
 
-def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
+def _decoder_only(backbone: Backbone, batch: Batch, smoothing: float) -> Tensor:
     """The last token of a choice predicts nothing that is scored, so it is not even read."""
     n, choices, length = batch.targets.shape
     extra = choices * (length - 1)
@@ -67,8 +72,8 @@ def _decoder_only(backbone: Backbone, batch: Batch) -> Tensor:
             logits_to_keep=extra + 1,
             use_cache=False,
         ).logits
-    first = wide(logits[:, 0]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]  # one place for all choices
-    rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:])
+    first = _first(logits[:, 0], batch.targets[..., 0], smoothing)
+    rest = _log_p(logits[:, 1:].reshape(n, choices, length - 1, logits.shape[-1]), batch.targets[..., 1:], smoothing)
     return torch.cat([first, rest], dim=2)
 
 
@@ -81,7 +86,7 @@ def _read(batch: Batch) -> tuple[Tensor, Tensor]:
     return ids, torch.cat([positions, after], dim=1)
 
 
-def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
+def _rows_packed(backbone: Backbone, batch: Batch, smoothing: float) -> Tensor:
     """The rows of every run end to end in one long row, without padding but at its end."""
     n, width = batch.source.shape
     more = batch.target_mask[..., 1:]  # what is predicted by a token of the choice itself
@@ -98,8 +103,8 @@ def _rows_packed(backbone: Backbone, batch: Batch) -> Tensor:
             position_ids=positions,
             use_cache=False,
         ).logits[0]
-    first = wide(logits[:n]).log_softmax(-1).gather(1, batch.targets[..., 0])[..., None]
-    rest = -cross_entropy(wide(logits[n:]), batch.targets[..., 1:][more], reduction="none")
+    first = _first(logits[:n], batch.targets[..., 0], smoothing)
+    rest = -cross_entropy(wide(logits[n:]), batch.targets[..., 1:][more], reduction="none", label_smoothing=smoothing)
     return torch.cat([first, first.new_zeros(more.shape).masked_scatter(more, rest)], dim=2)
 
 
@@ -137,7 +142,7 @@ def contiguous_at_head(backbone: Backbone) -> Iterator[None]:
             handle.remove()
 
 
-def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
+def _each_choice_alone(backbone: Backbone, batch: Batch, smoothing: float) -> Tensor:
     """Every choice in a row of its own under plain masks: for wrapped models with virtual tokens of their own, and for
     any architecture whose masks or positions cannot be given.
 
@@ -153,7 +158,7 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
         read = _decoder_inputs(backbone, batch.targets).flatten(0, 1)
         seen = plain_mask(places < tokens, backbone)
         logits = backbone.model(input_ids=source, attention_mask=seen, decoder_input_ids=read, use_cache=False).logits
-        return _log_p(logits[:, -length:].unflatten(0, (n, choices)), batch.targets)
+        return _log_p(logits[:, -length:].unflatten(0, (n, choices)), batch.targets, smoothing)
     after = tokens + torch.arange(length - 1, device=source.device)  # (N * C, T - 1) places of the choice's tokens
     ids = torch.cat([source, torch.full_like(targets[:, :-1], backbone.pad_id)], dim=1).scatter(
         1, after, targets[:, :-1]
@@ -162,7 +167,7 @@ def _each_choice_alone(backbone: Backbone, batch: Batch) -> Tensor:
     seen = torch.arange(ids.shape[1], device=ids.device) < tokens + (own - 1).clamp(min=0)
     scored = tokens - 1 + torch.arange(length, device=ids.device)  # (N * C, T) the places before each target
     logits = logits_at(backbone, ids, plain_mask(seen, backbone), scored)
-    return _log_p(logits[:, None], targets[:, None])[:, 0].unflatten(0, (n, choices))
+    return _log_p(logits[:, None], targets[:, None], smoothing)[:, 0].unflatten(0, (n, choices))
 
 
 def logits_at(backbone: Backbone, ids: Tensor, seen: Tensor | None, places: Tensor) -> Tensor:
@@ -234,7 +239,14 @@ def _tree_mask(source_mask: Tensor, choices: int, length: int) -> Tensor:
     return ((mask & real[:, None]) | itself)[:, None]
 
 
-def _log_p(logits: Tensor, targets: Tensor) -> Tensor:
+def _first(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Log-probability of every choice's first token, which one place predicts: (N, V), (N, C) -> (N, C, 1)."""
+    log_p = wide(logits).log_softmax(-1)
+    found = log_p.gather(1, targets)[..., None]
+    return found if not smoothing else (1 - smoothing) * found + smoothing * log_p.mean(-1)[:, None, None]
+
+
+def _log_p(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Log-probability of each target: (N, C, T, V), (N, C, T) -> (N, C, T)."""
-    flat = cross_entropy(wide(logits).flatten(0, 2), targets.flatten(), reduction="none")
+    flat = cross_entropy(wide(logits).flatten(0, 2), targets.flatten(), reduction="none", label_smoothing=smoothing)
     return -flat.view(targets.shape)

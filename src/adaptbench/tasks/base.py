@@ -180,8 +180,12 @@ class TaskType:
         """The largest pass that a batch of this shape (of one run's rows) may be read in."""
         return PassSize()
 
-    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
-        """What the model says of a batch, in passes of this size: what losses are computed from."""
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize, smoothing: float = 0.0) -> Tensor:
+        """What the model says of a batch, in passes of this size: what losses are computed from.
+
+        Args:
+            smoothing: as in `run_losses`, where the classes are words: here are their probabilities.
+        """
         raise NotImplementedError
 
     def run_losses(
@@ -240,6 +244,10 @@ class TaskType:
     def options(self, prompt: Prompt) -> int:
         """Between how many answers there was to choose: what guessing is measured by."""
         raise NotImplementedError
+
+    def described(self, answers: Sequence[Any]) -> dict[str, float]:
+        """What a record keeps of the answers besides their scores: `answers.<name>`."""
+        return {}
 
     def table(self, answers: Sequence[Any]) -> pd.DataFrame:
         """The answers as a run stores them, with their prompts' uid and template."""

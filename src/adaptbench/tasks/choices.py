@@ -75,7 +75,7 @@ class Choices(TaskType):
     def pass_size(self, backbone: Backbone, shape: Shape, runs: int = 1) -> PassSize:
         return pass_size(backbone, shape, runs)
 
-    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize, smoothing: float = 0.0) -> Tensor:
         """(N, C, T) log-probability of every token of every choice."""
         return in_slices(backbone, batch, size.choices)
 

@@ -147,7 +147,7 @@ class Classification(BareTask):
         assert isinstance(backbone, Encoder)
         return start_head(backbone, classification_head(backbone, len(seeds), self.classes, linear), seeds)
 
-    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize, smoothing: float = 0.0) -> Tensor:
         """(N, C) scores of the classes, or (N, 1) numbers."""
         assert isinstance(backbone, Encoder)
         assert isinstance(batch, TextBatch)

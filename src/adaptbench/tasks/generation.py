@@ -41,12 +41,14 @@ class Generation(TaskType):
 
     losses: ClassVar[tuple[str, ...]] = ("lm",)
     answer_field: ClassVar[str] = "references"
+    smooths: ClassVar[bool] = True
     probes: ClassVar[tuple[tuple[int, int, int], ...]] = (
         *((4, 1, 2), (8, 1, 2), (16, 1, 2)),
         *((4, 1, 5), (8, 1, 5), (4, 1, 11)),
     )
 
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    languages: tuple[str | None, str | None] = (None, None)  # of source and answer, as the data set calls them
 
     @classmethod
     def of(cls, config: DatasetConfig) -> "Generation":
@@ -55,7 +57,7 @@ class Generation(TaskType):
                 raise InputError(f"dataset.decoding.{name}={value}: expected at least 1")
         if "" in config.decoding.stop:
             raise InputError("dataset.decoding.stop: an empty text would end every answer at once")
-        return cls(config.decoding)
+        return cls(config.decoding, (config.parallel.source, config.parallel.target))
 
     @property
     def answers(self) -> str:
@@ -87,8 +89,26 @@ class Generation(TaskType):
 
     def load(self, model: ModelConfig, device: str) -> Backbone:
         backbone = load(model, device)
-        tokenizer = speaking(backbone.tokenizer, self.decoding.source_language, self.decoding.target_language)
-        return replace(backbone, tokenizer=tokenizer)
+        return replace(backbone, tokenizer=speaking(backbone.tokenizer, *self.codes(backbone.tokenizer, model)))
+
+    def codes(self, tokenizer: Any, model: ModelConfig) -> tuple[str | None, str | None]:
+        """Both languages as the tokenizer calls them. One that marks no languages needs none of the data set's.
+
+        Raises:
+            InputError: a tokenizer that marks languages is told of neither or one.
+        """
+        given = (self.decoding.source_language, self.decoding.target_language)
+        if not marks_languages(tokenizer):
+            return given
+        own = [model.languages.get(name, name) if name is not None else None for name in self.languages]
+        source, target = (code or other for code, other in zip(given, own, strict=True))
+        if source is None or target is None:
+            which = "source" if source is None else "target"
+            raise InputError(
+                f"dataset.decoding.{which}_language: model {model.name!r} marks languages, expected its code, or "
+                f"dataset.parallel.{which}"
+            )
+        return source, target
 
     def encode(self, backbone: Backbone, prompt: Prompt, context: str = "") -> Encoded:
         """The first right answer as the one target; none where nobody knows one.
@@ -145,9 +165,9 @@ class Generation(TaskType):
         beams = max(1, MOST_BEAM_ROWS // (self.decoding.beams * runs))
         return pass_size(backbone, shape, runs).within(PassSize(rows=beams))
 
-    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
-        """(N, 1, T) log-probability of every token of the right answer."""
-        return in_slices(backbone, batch, size.choices)
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize, smoothing: float = 0.0) -> Tensor:
+        """(N, 1, T) log-probability of every token of the right answer, smoothed as losses are."""
+        return in_slices(backbone, batch, size.choices, smoothing)
 
     def run_losses(
         self, names: Sequence[str], output: Tensor, batch: Batch, runs: int, smoothing: float = 0.0
@@ -171,8 +191,10 @@ class Generation(TaskType):
         return [produced[start : start + each] for start in range(0, len(produced), each)]
 
     def search(self, backbone: Backbone) -> Decoding:
-        own, language = self.decoding, self.decoding.target_language
-        forced = None if language is None else language_id(backbone.tokenizer, language)
+        own, tokenizer, language = self.decoding, backbone.tokenizer, self.decoding.target_language
+        if language is None and self.languages[1] is not None and marks_languages(tokenizer):
+            language = tokenizer.tgt_lang
+        forced = None if language is None else language_id(tokenizer, language)
         return Decoding(own.beams, own.max_new_tokens, own.length_penalty, forced)
 
     def cut(self, text: str) -> str:
@@ -193,6 +215,17 @@ class Generation(TaskType):
     def options(self, prompt: Prompt) -> int:
         return 0
 
+    def described(self, answers: Sequence[Produced]) -> dict[str, float]:
+        """Mean length in tokens, and the shares of answers that are empty or stand in their prompt word for word."""
+        if not answers:
+            return {}
+        copied = sum(bool(answer.text) and answer.text in answer.prompt.input for answer in answers)
+        return {
+            "tokens": sum(answer.tokens for answer in answers) / len(answers),
+            "empty": sum(not answer.text for answer in answers) / len(answers),
+            "copied": copied / len(answers),
+        }
+
     def table(self, answers: Sequence[Produced]) -> pd.DataFrame:
         return pd.DataFrame(
             {
@@ -204,6 +237,11 @@ class Generation(TaskType):
                 "tokens": [answer.tokens for answer in answers],
             }
         )
+
+
+def marks_languages(tokenizer: Any) -> bool:
+    """Texts begin or end with a token that says in which language they are (mBART, M2M-100, NLLB)."""
+    return hasattr(tokenizer, "tgt_lang")
 
 
 @lru_cache(maxsize=4)
@@ -220,7 +258,7 @@ def speaking(tokenizer: Any, source: str | None, target: str | None) -> Any:
     for attribute, language in named.items():
         if language is None:
             continue
-        if not hasattr(changed, attribute):
+        if not marks_languages(changed):
             raise InputError(f"dataset.decoding: this model's tokenizer marks no languages, found {language!r}")
         language_id(changed, language)
         setattr(changed, attribute, language)

@@ -156,7 +156,7 @@ class Spans(BareTask):
         assert isinstance(backbone, Encoder)
         return start_head(backbone, SpanHead(len(seeds), backbone.width), seeds)
 
-    def forward(self, backbone: Backbone, batch: Batch, size: PassSize) -> Tensor:
+    def forward(self, backbone: Backbone, batch: Batch, size: PassSize, smoothing: float = 0.0) -> Tensor:
         """(N, 2, S) logits of every position as the answer's start and end; the lowest there is at padding."""
         assert isinstance(backbone, Encoder)
         assert isinstance(batch, TextBatch)

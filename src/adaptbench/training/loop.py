@@ -139,6 +139,6 @@ def losses_of_passes(
     for start in range(0, rows, size.rows):
         part = [row for run_batch in batches for row in run_batch[start : start + size.rows]]
         batch = task.collate(part, backbone)
-        output = task.forward(backbone, batch, size)
+        output = task.forward(backbone, batch, size, recipe.label_smoothing)
         losses = task.run_losses(recipe.losses, output, batch, len(batches), recipe.label_smoothing)
         yield losses * (min(size.rows, rows - start) / rows)
