@@ -85,7 +85,7 @@ def price(overrides: list[str]) -> tuple[Quote, BreakEven | None]:
     lengths = lengths.changed(**{field: numbers[option] for option, field in BY_HAND.items()})
     shots = config.shots or (task.shots if task else config.dataset.shots if named else None) or paper.SHOTS
     rows, development = _rows(shots, task)
-    bill = quote(PlannedCell(config.method, backbone, config.recipe, lengths, rows, asked, development))
+    bill = quote(PlannedCell(config.method.sized(backbone), backbone, config.recipe, lengths, rows, asked, development))
     prompts = bill.spent.prompts
     if asked.bare or not (bill.spent.trainable or prompts):
         return bill, None  # nothing that prompting could answer, or neither tuning nor prompting with examples

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from adaptbench.data.labels import label_mapping, shown_names
 from adaptbench.errors import InputError
 from adaptbench.methods import METHODS, Method
-from adaptbench.methods.base import TrainedMethod
+from adaptbench.methods.base import PeftMethod, TrainedMethod
 from adaptbench.metrics import get, metrics_for
 from adaptbench.metrics.normalisation import NORMS
 from adaptbench.models.backbone import pick_device
@@ -91,6 +91,8 @@ def check(config: Config) -> Config:
     config.method.check()
     if isinstance(config.method, TrainedMethod):
         config.method.check_selection()
+    if isinstance(config.method, PeftMethod):
+        config.method.check_budget()
     if not task.demonstrates and not config.method.trains:
         raise InputError(
             f"method={config.method.name}: dataset.task={task.kind} is answered by a head that has to be trained, "
@@ -215,8 +217,9 @@ def _expect(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
-# Left out of what a run's id hashes where they ask for nothing.
+# Left out of what a run's id hashes where they ask for nothing: of recipes, and of methods.
 NEUTRAL = ("epochs", "label_smoothing", "weight_decay")
+NEUTRAL_OF_METHODS: dict[str, Any] = {"bottleneck": None, "pre_norm": False}
 LOCATION_FIELDS = ("folder", "local", "draws", "fetch")  # of a dataset's files
 # What a result does not depend on: where things are, how a pass is cut. What a dataset's files hold has fingerprints.
 TECHNICAL = {
@@ -269,6 +272,13 @@ def question(config: Config, seed: int, shots: int, rows: int) -> dict[str, Any]
     whole["method"].pop("pretrained", None)
     if whole["method"].get("select") == "none":
         del whole["method"]["select"], whole["method"]["candidates"]
+    for name, neutral in NEUTRAL_OF_METHODS.items():
+        if whole["method"].get(name, neutral) == neutral:
+            whole["method"].pop(name, None)
+    if whole["method"].get("budget") is None:
+        whole["method"] = {key: value for key, value in whole["method"].items() if key not in ("budget", "budget_of")}
+    elif isinstance(config.method, PeftMethod):
+        whole["method"].pop(config.method.sized_by, None)  # the budget decides
     recipe = whole["recipe"]
     for name in NEUTRAL:
         if recipe[name] == getattr(RecipeConfig, name):

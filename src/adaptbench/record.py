@@ -19,6 +19,7 @@ SCHEMA = 4  # of what a run's id hashes; records of an older one are not found a
 # reparameterisation is folded away afterwards), `provenance.demonstrations`, `provenance.final_loss`,
 # `provenance.halvings` (how often memory ran out and a pass was repeated with half its rows or choices),
 # `provenance.slices` (in how many passes the choices of a row were read at most: FLOPs are those of one),
+# `params.non_embedding` (of the model, without the matrices that words are looked up and predicted with),
 # `provenance.weights` ("dequantised from Q4_1", of a GGUF file), `params.stored`, `params.trained`, `params.served`
 # and `params.head` (what is kept, what followed gradients, what a prediction computes with in addition, all without
 # the head; and the head), `steps`, `development.*` (the rows on which the best state was chosen, its score and step,

@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from adaptbench.costs.ledger import Bill, ledger_for
 from adaptbench.data.example import fingerprint
 from adaptbench.errors import InputError
 from adaptbench.methods import Adaptation
+from adaptbench.methods.budget import non_embedding
 from adaptbench.models.gguf import origin_of
 from adaptbench.models.paths import resolve_path
 from adaptbench.preflight import check_output, preflight
@@ -80,6 +81,7 @@ def _run_group(cell: PreparedCell, group: list[int], store: RunStore) -> list[Ru
     """Adapt, evaluate, bill and record some runs in one pass."""
     config, started = cell.config, now()
     backbone = cell.task.type.load(config.model, config.device)
+    cell = replace(cell, config=(config := replace(config, method=config.method.sized(backbone))))
     few_shot_sets = [cell.few_shot_sets[run] for run in group]
 
     begun = time.perf_counter()
@@ -170,6 +172,7 @@ def _record(
         "params.trained": _trained(adaptation),
         "params.served": 0 if cell.config.method.merges or adaptation.tuned else adaptation.trainable_without_head,
         "params.total": backbone.parameters_total,
+        "params.non_embedding": non_embedding(backbone),
         "flops.adapt.measured": bill.flops_adapt,
         "flops.adapt.paper": bill.flops_adapt_paper,
         "flops.predict.measured": bill.flops_predict,

@@ -319,3 +319,15 @@ def test_a_stand_in_for_a_test_set_is_named_under_the_tables(tmp_path):
     said = "micro_cb was evaluated on dev_r1 in place of test_r1, which was not available."
     assert summary.substituted_splits == [said]
     assert all(said in table.notes for table in (tables.table1(summary), tables.scores(summary)))
+
+
+def test_a_setting_that_older_code_did_not_have_is_no_swept_one(tmp_path):
+    """Records of two precisions, of which the older ones know nothing of settings that came later."""
+    later = {"method": {"kind": "ia3", "name": "ia3", "budget": None}, "recipe": {"epochs": None, "patience": None}}
+    for run, (dtype, config) in enumerate((("float32", {}), ("bfloat16", later))):
+        known = {"norm": "token", "method": {"kind": "ia3", "name": "ia3"}, **config, "model": {"dtype": dtype}}
+        write_run(tmp_path, record(f"run{run}", **{"provenance.config": known}), np.ones(8))
+    assert {arm.variant for arm in summarise(load(tmp_path)).arms} == {"dtype=float32", "dtype=bfloat16"}
+    known = {"norm": "token", **later, "recipe": {"epochs": 3.0}, "model": {"dtype": "float32"}}
+    write_run(tmp_path, record("more", **{"provenance.config": known}), np.ones(8))
+    assert "dtype=float32, epochs=3.0" in {arm.variant for arm in summarise(load(tmp_path)).arms}

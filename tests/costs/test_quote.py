@@ -19,6 +19,7 @@ PUBLISHED = {  # parameters, from the model cards and, for GPT-3, table 2.1
     "gpt3_6_7b": 6.7e9, "gpt3_13b": 13.0e9, "gpt3_175b": 175e9,
     "opt_6_7b": 6.658e9, "opt_13b": 12.853e9, "opt_175b": 175e9,
     "llama3_8b": 8_030_261_248, "llama3_70b": 70_553_706_496,
+    "mbart_large_50": 610_879_488, "m2m100_418m": 483_905_536, "nllb_600m": 615_073_792, "opus_de_en": 74_410_496,
     "qwen3_0_6b": 596_049_920, "qwen3_8b": 8_190_735_360, "qwen3_32b": 32_762_123_264,
 }  # fmt: skip
 

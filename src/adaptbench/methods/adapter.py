@@ -1,7 +1,8 @@
 """Bottleneck adapters: h + relu(h D + d) U + u after a sublayer (Houlsby et al. 2019, Pfeiffer et al. 2021).
 
 Houlsby et al. put one on every sublayer's output, before the residual sum; the T-Few paper's code does so after the
-feed-forward only. Pfeiffer et al. also have one per block, but it reads the sum of feed-forward and residual.
+feed-forward only. Pfeiffer et al. also have one per block, but it reads the sum of feed-forward and residual. Bapna and
+Firat (2019) have one after every layer of a translation model, which reads the layer's output through a norm.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from adaptbench.errors import InputError
 from adaptbench.methods.base import PeftMethod, register
@@ -48,17 +50,38 @@ class Bottleneck(Piece):
         return torch.baddbmm(self.up_bias.to(dtype), inner, self.up.to(dtype))
 
 
+class PreNormBottleneck(Bottleneck):
+    """h + relu(n D + d) U + u with n = w * norm(h) + b, a layer norm that starts as the plain one."""
+
+    def __init__(self, runs: int, width: int, bottleneck: int, init_scale: float):
+        super().__init__(runs, width, bottleneck, init_scale)
+        self.norm_weight = nn.Parameter(torch.ones(runs, 1, width))
+        self.norm_bias = nn.Parameter(torch.zeros(runs, 1, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:  # (R, M, D) -> (R, M, D)
+        plain = layer_norm(hidden, hidden.shape[-1:])
+        return hidden + self.update(self.norm_weight.to(hidden.dtype) * plain + self.norm_bias.to(hidden.dtype))
+
+
 @register("adapter")
 @dataclass(frozen=True)
 class Adapter(PeftMethod):
     """Adapters of width d_model / reduction, in one of three placements."""
 
-    formula = "h + relu(h D + d) U + u"
-    source = "arXiv 1902.00751 (houlsby), 2005.00247 (pfeiffer), 2205.05638 (tfew)"
+    source = "arXiv 1902.00751 (houlsby), 2005.00247 (pfeiffer), 2205.05638 (tfew), 1909.08478 (pre_norm)"
+    sized_by = "bottleneck"
 
     placement: str = "tfew"
     reduction: int = 32
     init_scale: float = 0.02
+    bottleneck: int | None = None
+    """Its width; null: d_model / reduction."""
+    pre_norm: bool = False
+    """It reads what it adapts through a trained layer norm of its own."""
+
+    @property
+    def formula(self) -> str:
+        return f"h + relu({'(w ⊙ norm(h) + b)' if self.pre_norm else 'h'} D + d) U + u"
 
     @property
     def attachment(self) -> str:
@@ -67,11 +90,14 @@ class Adapter(PeftMethod):
     def check(self) -> None:
         if self.placement not in PLACEMENTS:
             raise InputError(f"method.placement={self.placement!r}: expected one of {', '.join(PLACEMENTS)}")
+        if self.bottleneck is not None and self.bottleneck < 1:
+            raise InputError(f"method.bottleneck={self.bottleneck}: expected at least 1")
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)
+        kind = PreNormBottleneck if self.pre_norm else Bottleneck
         for site in anatomy.sublayers:
             if site.role in PLACEMENTS[self.placement]:
-                bottleneck = max(1, site.width // self.reduction)
-                delta.map_output(site, Bottleneck(runs, site.width, bottleneck, self.init_scale))
+                bottleneck = self.bottleneck or max(1, site.width // self.reduction)
+                delta.map_output(site, kind(runs, site.width, bottleneck, self.init_scale))
         return delta

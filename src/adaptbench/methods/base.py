@@ -10,10 +10,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from adaptbench.data.batching import Encoded
@@ -21,6 +21,7 @@ from adaptbench.data.example import TaskData
 from adaptbench.data.fewshot import FewShotSet
 from adaptbench.data.templates import Prompt
 from adaptbench.errors import InputError
+from adaptbench.methods import budget as budgets
 from adaptbench.methods.contexts import Contexts, ReadingPlan
 from adaptbench.methods.norms import train_norms
 from adaptbench.methods.selection import Trial, log_loss, prequential
@@ -34,7 +35,8 @@ from adaptbench.training.log import TrainingLog
 from adaptbench.training.loop import losses_of_passes, shape_together, train
 
 METHODS: dict[str, type["Method"]] = {}
-NOT_STORED = ("select", "candidates")  # how a learning rate was found: nobody who uses what it led to needs to know
+# How a learning rate or a size was found: nobody who uses what it led to needs to know.
+NOT_STORED = ("select", "candidates", "budget", "budget_of")
 M = TypeVar("M", bound=type["Method"])
 
 
@@ -125,6 +127,8 @@ class Adaptation:
         folder.mkdir(parents=True, exist_ok=True)
         if self.delta is not None:
             self.delta.save(folder, run)
+        elif self.tuned and not _whole(self.backbone.model):
+            save_file(_trained(self.backbone.model), folder / "trained.safetensors")
         elif self.tuned:
             save_model(self.backbone.model, str(folder / "model.safetensors"))
         if self.contexts is not None:
@@ -174,6 +178,14 @@ class Method:
         Raises:
             InputError: says why.
         """
+
+    def sized(self, backbone: Backbone) -> "Method":
+        """The method in the size that a budget allows on this model; itself where no budget is set.
+
+        Raises:
+            InputError: the smallest size is beyond the budget.
+        """
+        return self
 
     def missing_files(self) -> str | None:
         """What it needs from disk and does not find, with what to do about it; asked before a model is loaded."""
@@ -227,7 +239,10 @@ class Method:
         """The tensors of the file that one run stores, and the file's metadata; on a meta backbone for their shapes."""
         if adaptation.delta is not None:
             return adaptation.delta.state_of(0), {}
-        return _without_ties(adaptation.backbone.model) if adaptation.tuned else ({}, {})
+        if not adaptation.tuned:
+            return {}, {}
+        model = adaptation.backbone.model
+        return _without_ties(model) if _whole(model) else (_trained(model), {})
 
     def expected_tensors(self, backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names and shapes (on the meta device) of what a run of these settings stores.
@@ -384,12 +399,54 @@ class PeftMethod(TrainedMethod):
     """A method that trains a small delta on a frozen model: `build` says what attaches where."""
 
     restores: ClassVar[bool] = True
+    sized_by: ClassVar[str] = ""  # the setting that a budget decides
 
     layer_norms: bool = False
     """Train all layer norms besides, as most of the paper's released configurations do."""
+    budget: str | None = None
+    """Most parameters to train and keep, as a share of the model's (10%) or a number (1M): decides width or rank."""
+    budget_of: str = "all"
+    """Of which parameters a share is: all, or non_embedding."""
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         raise NotImplementedError
+
+    def in_size(self, size: int) -> Self:
+        """The same in another size."""
+        changed: dict[str, Any] = {self.sized_by: size}
+        return replace(self, **changed)
+
+    def check_budget(self) -> None:
+        """Find fault with `budget`.
+
+        Raises:
+            InputError: names the setting.
+        """
+        if self.budget_of not in budgets.DENOMINATORS:
+            expected = " or ".join(budgets.DENOMINATORS)
+            raise InputError(f"method.budget_of={self.budget_of!r}: expected {expected}")
+        if self.budget is None:
+            return
+        if not self.sized_by:
+            raise InputError(f"method.budget={self.budget}: {self.kind} has no size to choose (method.budget=null)")
+        budgets.parse(self.budget)
+
+    def sized(self, backbone: Backbone) -> Self:
+        if self.budget is None:
+            return self
+
+        def parameters(size: int) -> int:
+            with torch.device("meta"):
+                return self.in_size(size).delta(backbone.anatomy, runs=1).for_inference().parameters_per_run
+
+        allowed = budgets.parameters_allowed(self.budget, self.budget_of, backbone)
+        size = budgets.largest(parameters, allowed)
+        if not size:
+            raise InputError(
+                f"method.budget={self.budget}: {allowed:,} parameters of {backbone.name}, but {self.name} has "
+                f"{parameters(1):,} at its smallest ({self.sized_by}=1)"
+            )
+        return self.in_size(size)
 
     def virtual_token_counts(self) -> tuple[int, int]:
         """Virtual tokens to leave room for before a prompt, and in an encoder-decoder before each choice."""
@@ -406,6 +463,8 @@ class PeftMethod(TrainedMethod):
         """Initial values that need the whole model, not only the module a piece attaches to."""
 
     def prepare(self, backbone: Backbone, seeds: Sequence[int]) -> Adaptation:
+        if self.budget is not None:
+            return replace(self.sized(backbone), budget=None).prepare(backbone, seeds)
         before_prompt, before_choice = self.virtual_token_counts()
         before_choice = before_choice if backbone.is_encoder_decoder else 0
         backbone = replace(backbone, virtual_tokens=before_prompt, virtual_tokens_of_choice=before_choice)
@@ -425,6 +484,16 @@ class PeftMethod(TrainedMethod):
         assert adaptation.delta is not None
         adaptation.delta.load_state_of(0, dict(state))
         return adaptation
+
+
+def _whole(model: nn.Module) -> bool:
+    """Whether every parameter is trained."""
+    return all(parameter.requires_grad for parameter in model.parameters())
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained, by name; a tied one once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _without_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021): a low-rank update beside each linear map, y + (alpha / rank) * x A B."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,16 @@ class LoRA(PeftMethod):
     formula = "x W + (α / r) x A B"
     source = "arXiv 2106.09685"
     merges = True
+    sized_by = "rank"
 
     rank: int = 4
     alpha: float = 1.0
     init_scale: float = 0.01
     targets: list[str] = field(default_factory=lambda: list(ROLES))
+
+    def in_size(self, size: int) -> "LoRA":
+        """Another rank at the same scale alpha / rank."""
+        return replace(self, rank=size, alpha=self.alpha * size / self.rank)
 
     def build(self, anatomy: Anatomy, runs: int) -> Delta:
         delta = Delta(runs)

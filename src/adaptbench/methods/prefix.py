@@ -133,6 +133,7 @@ class Prefix(PeftMethod):
     attachment = "attention"
     formula = "softmax(q [P_k; K]ᵀ) [P_v; V]"
     source = "arXiv 2101.00190"
+    sized_by = "virtual_tokens"
 
     virtual_tokens: int = 2
     hidden: int | None = None

@@ -69,6 +69,7 @@ class PromptTuning(PeftMethod):
     attachment = "embeddings"
     formula = "[p_1 … p_P; e(x)], p trained"
     source = "arXiv 2104.08691"
+    sized_by = "virtual_tokens"
 
     virtual_tokens: int = 10
     decoder: bool = True
