@@ -10,19 +10,17 @@ import gzip
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
-from omegaconf import MISSING as OMITTED
 
 from adaptbench.metrics import METRICS, Metric, total
 from adaptbench.metrics.base import Array, mean, mean_by_item
 from adaptbench.metrics.normalisation import LENGTHS, NORMS, first_ranked, normalised
-from adaptbench.schema import DatasetConfig, ModelConfig, RecipeConfig
 from analysis.pretraining import with_pretraining
 
 IDENTITY = ("run_id", "experiment", "method", "model", "dataset", "template", "metric")
@@ -149,40 +147,11 @@ def settings(record: dict[str, Any]) -> dict[str, str]:
     return own | fields
 
 
-def completed(runs: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The settings of some runs, where code has had more settings since: those that a run lacks had their defaults."""
-    if len({frozenset(given) for given in runs}) == 1:
-        return runs
-    known = [dict(leaves(default_settings(given.get("config.method.kind", "")), "config")) for given in runs]
-    keys = {key for given in runs for key in given}
-    return [
-        {**{key: value for key, value in defaults.items() if key in keys}, **given}
-        for given, defaults in zip(runs, known, strict=True)
-    ]
-
-
-@cache
-def default_settings(kind: str) -> dict[str, dict[str, Any]]:
-    """The defaults of a configuration with a method of this kind, as far as there are some."""
-    from adaptbench.methods import METHODS  # torch, which no other analysis needs
-
-    parts = {"dataset": DatasetConfig, "model": ModelConfig, "recipe": RecipeConfig, "method": METHODS.get(kind)}
-    return {name: _defaults(part) for name, part in parts.items() if part is not None}
-
-
-def _defaults(part: type) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in fields(part):
-        value = one.default_factory() if one.default_factory is not MISSING else one.default
-        if value is not MISSING and value != OMITTED:
-            found[one.name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return found
-
-
 def name_variants(records: list[dict[str, Any]]) -> None:
     """Sets `variant` in place: "" unless a (method, model) answers the same dataset and seed more than once.
 
-    Then the experiment sweeps a setting (shots, a rank, a learning rate) and each of its values is a row of its own.
+    Then the experiment sweeps a setting (shots, a rank, a learning rate) and each of its values is a row of its own. A
+    setting that some runs do not know, because their code did not have it yet, is swept only if others differ in it.
     """
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
@@ -193,11 +162,12 @@ def name_variants(records: list[dict[str, Any]]) -> None:
         cells: dict[tuple, list[dict[str, str]]] = {}
         for record in group:
             cells.setdefault((record["dataset"], record["seed"]), []).append(settings(record))
-        for cell in map(completed, cells.values()):
+        for cell in cells.values():
             for key in dict.fromkeys(key for given in cell for key in given):
-                if key not in ("config.seed", "config.seeds") and len({given.get(key) for given in cell}) > 1:
+                if key not in ("config.seed", "config.seeds") and len({g[key] for g in cell if key in g}) > 1:
                     swept[key] = None
-        for record, given in zip(group, completed([settings(record) for record in group]), strict=True):
+        for record in group:
+            given = settings(record)
             record["variant"] = ", ".join(f"{key.split('.')[-1]}={given.get(key, 'unset')}" for key in swept)
 
 

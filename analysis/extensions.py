@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from analysis import statistics as stats
 from analysis.pareto import FORGETTING, forgetting
 from analysis.pretraining import ADAPTING
 from analysis.summary import Arm, Comparison, Summary
@@ -50,22 +51,18 @@ def tuned_in_context(summary: Summary) -> Section:
         "In-context tuning trains on prompts that hold demonstrations, and predicts with demonstrations "
         "(after arXiv 2512.19879)."
     )
-    rivals = [arm for name in ("ia3", "icl_cached", "icl") if (arm := sibling(summary, tuned, name))]
-    pairs = [pair for arm in rivals if (pair := summary.compare(tuned, arm)) is not None]
+    pairs = [pair for pair in asked(summary) if pair.first is tuned]
     return title, [idea, against(summary, tuned, pairs)] if pairs else []
 
 
 def chosen_on_shots(summary: Summary) -> Section:
     """Is a learning rate chosen on the shots as good as one that was chosen on development tasks?"""
     title = "Learning rates chosen on the shots"
-    sentences = []
-    for arm in summary.arms:
-        if not arm.method.endswith(PREQUENTIAL):
-            continue
-        fixed = sibling(summary, arm, arm.method.removesuffix(PREQUENTIAL))
-        pair = summary.compare(arm, fixed) if fixed is not None else None
-        if fixed is not None and pair is not None:
-            sentences.append(against(summary, arm, [pair]) + more_training(arm, fixed))
+    sentences = [
+        against(summary, pair.first, [pair]) + more_training(pair.first, pair.second)
+        for pair in asked(summary)
+        if pair.first.method.endswith(PREQUENTIAL)
+    ]
     idea = (
         "Prequential selection chooses a run's learning rate by the log-loss of shots predicted from the ones before, "
         "without a development set (after arXiv 2512.19879)."
@@ -89,6 +86,20 @@ def forgotten(summary: Summary) -> Section:
 
 
 SECTIONS: tuple[Callable[[Summary], Section], ...] = (tuned_in_context, chosen_on_shots, forgotten)
+
+
+def asked(summary: Summary) -> list[Comparison]:
+    """Every comparison of these sections, with p-values adjusted (Holm) over them alone."""
+    found = []
+    for arm in summary.arms:
+        names: tuple[str, ...] = ("ia3", "icl_cached", "icl") if arm.method == "icl_tuned" else ()
+        if arm.method.endswith(PREQUENTIAL):
+            names = (arm.method.removesuffix(PREQUENTIAL),)
+        rivals = (sibling(summary, arm, name) for name in names)
+        pairs = (summary.compare(arm, rival) for rival in rivals if rival is not None)
+        found += [pair for pair in pairs if pair is not None]
+    adjusted = stats.holm([pair.p for pair in found])
+    return [replace(pair, p_holm=float(p)) for pair, p in zip(found, adjusted, strict=True)]
 
 
 def sibling(summary: Summary, arm: Arm, method: str) -> Arm | None:

@@ -328,6 +328,10 @@ def test_a_setting_that_older_code_did_not_have_is_no_swept_one(tmp_path):
         known = {"norm": "token", "method": {"kind": "ia3", "name": "ia3"}, **config, "model": {"dtype": dtype}}
         write_run(tmp_path, record(f"run{run}", **{"provenance.config": known}), np.ones(8))
     assert {arm.variant for arm in summarise(load(tmp_path)).arms} == {"dtype=float32", "dtype=bfloat16"}
-    known = {"norm": "token", **later, "recipe": {"epochs": 3.0}, "model": {"dtype": "float32"}}
-    write_run(tmp_path, record("more", **{"provenance.config": known}), np.ones(8))
-    assert "dtype=float32, epochs=3.0" in {arm.variant for arm in summarise(load(tmp_path)).arms}
+    for run, epochs in enumerate((3.0, 5.0)):
+        known = {"norm": "token", **later, "recipe": {"epochs": epochs}, "model": {"dtype": "float32"}}
+        write_run(tmp_path, record(f"more{run}", **{"provenance.config": known}), np.ones(8))
+    assert {arm.variant for arm in summarise(load(tmp_path)).arms} == {
+        *(f"dtype=float32, epochs={value}" for value in ("unset", "3.0", "5.0")),
+        "dtype=bfloat16, epochs=null",
+    }

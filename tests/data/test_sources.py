@@ -122,7 +122,7 @@ def no_shots(tmp_path):
 
 
 def unknown_source(tmp_path):
-    return {"source": "ftp"}, "expected microworld, files, shipped or hub"
+    return {"source": "ftp"}, "expected one of microworld, files, shipped, parallel, hub"
 
 
 def unknown_micro_task(tmp_path):

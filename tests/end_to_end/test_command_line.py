@@ -43,7 +43,7 @@ CONF = Path(__file__).parents[2] / "conf"
         (["method.steps=0"], "method.steps=0: expected at least 1"),
         (["recipe.batch_size=0"], "recipe.batch_size=0"),
         (["template=fancy"], "not a template of dataset 'micro_rte'"),
-        (["dataset.source=ftp"], "expected microworld, files, shipped or hub"),
+        (["dataset.source=ftp"], "expected one of microworld, files, shipped, parallel, hub"),
         (["dataset.source=hub", "dataset.path=x/y", "dataset.train=t", "dataset.evaluation=e", "shots=1"], "shots"),
         (["dataset.source=files"], "'evaluation' must name a file"),
         (
