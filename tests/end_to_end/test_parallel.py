@@ -1,5 +1,7 @@
 """Cells in several processes leave what they leave one after the other."""
 
+import subprocess
+import sys
 import threading
 
 from adaptbench.launch import sweep, workers
@@ -16,6 +18,21 @@ def test_two_workers_leave_the_records_of_one(call, tmp_path):
     assert alone.keys() == parallel.keys()
     for run_id in alone:
         assert {**lasting(alone[run_id]), "experiment": ""} == {**lasting(parallel[run_id]), "experiment": ""}
+
+
+def test_workers_share_the_threads_unless_the_environment_says(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    assert [workers.threads(count) for count in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert workers.threads(2) == 8, "what PyTorch has made of it"
+
+
+def test_a_worker_computes_with_its_own_number_of_threads():
+    """In a process of its own, as workers are: the number holds for all of a process."""
+    begin = "import os, torch; from adaptbench.launch.workers import _begin; _begin(os.getppid(), 3)"
+    shown = subprocess.run([sys.executable, "-c", f"{begin}; print(torch.get_num_threads())"], capture_output=True)
+    assert shown.stdout.split() == [b"3"], shown.stderr
 
 
 def test_what_goes_wrong_in_a_worker_is_counted_and_the_others_go_on(call, tmp_path, capsys):

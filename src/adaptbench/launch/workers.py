@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
+import torch
+
 from adaptbench.cell import PreparedCell
 from adaptbench.launch.cells import recorded_and_missing, run_prepared
 from adaptbench.launch.outcome import Outcome
@@ -18,10 +20,11 @@ from adaptbench.launch.progress import be_silent, warn_once
 def run_in_parallel(cells: Sequence[PreparedCell], workers: int) -> Iterator[tuple[PreparedCell, Outcome]]:
     """Run the cells in `workers` processes; yields each with its outcome when it has finished.
 
-    A worker that dies (killed, out of memory) takes the others with it: what is not recorded by then has failed.
+    They share the cores: with all of them each, two take several times as long as one after the other. A worker that
+    dies (killed, out of memory) takes the others with it: what is not recorded by then has failed.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(), threads(workers))) as pool:
         waiting = {pool.submit(_run_quietly, cell): cell for cell in cells}
         for done in as_completed(waiting):
             cell = waiting[done]
@@ -41,6 +44,17 @@ def _run_quietly(cell: PreparedCell) -> Outcome:
     """In a worker: the parent has the progress bar."""
     be_silent()
     return run_prepared(replace(cell, config=replace(cell.config, progress=False)))
+
+
+def threads(workers: int) -> int:
+    """Threads of each of so many workers: a share of those this process would use, unless OMP_NUM_THREADS says."""
+    own = torch.get_num_threads()
+    return own if "OMP_NUM_THREADS" in os.environ else max(1, own // workers)
+
+
+def _begin(parent: int, own_threads: int) -> None:
+    torch.set_num_threads(own_threads)
+    _die_with(parent)
 
 
 def _die_with(parent: int, every: float = 1.0, exit_now: Callable[[int], None] = os._exit) -> None:
