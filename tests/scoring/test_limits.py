@@ -107,7 +107,7 @@ def passes(monkeypatch):
     """The shape (rows, choices) of every pass."""
     seen = []
 
-    def counted(backbone, batch, score=limits.token_log_probabilities):
+    def counted(backbone, batch, smoothing=0.0, score=limits.token_log_probabilities):
         seen.append(tuple(batch.targets.shape[:2]))
         return score(backbone, batch)
 
@@ -306,7 +306,7 @@ def small_memory(monkeypatch):
     """small_memory(choices, error): passes with more choices, over all their rows, raise it from now on."""
 
     def shrink(most, error, score=limits.token_log_probabilities):
-        def limited_score(backbone, batch):
+        def limited_score(backbone, batch, smoothing=0.0):
             if batch.targets.shape[0] * batch.targets.shape[1] > most:
                 raise error
             return score(backbone, batch)
