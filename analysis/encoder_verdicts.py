@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from adaptbench.metrics import get
-from analysis import statistics as stats
 from analysis.encoder_glue import PRINTED_AVERAGE
 from analysis.encoders import DOMAIN_PART, GLUE_PART, LOW_RESOURCE_PARTS, SQUAD_PART, Block, Part, amount, blocks
 from analysis.extensions import data_sets
 from analysis.published import PT_UNIPELT, SECOND_HAND, SOURCES, mark, printed_in
-from analysis.summary import Arm, Comparison, Summary, compare_all
+from analysis.summary import Arm, Comparison, Summary, adjusted, compare_all
 from analysis.typeset import count, signed, significant
 
 MARGIN = 0.01  # of scores: two methods within one point of each other are on par
@@ -44,8 +43,8 @@ def verdicts(summary: Summary) -> list[tuple[str, list[str]]]:
         for block, first, second in claim.pairs(blocks(summary)):
             if (pair := difference(first, second)) is not None:
                 found.append(Case(claim, block, pair))
-    adjusted = stats.holm([case.pair.p for case in found])
-    cases = [replace(case, pair=replace(case.pair, p_holm=float(p))) for case, p in zip(found, adjusted, strict=True)]
+    pairs = adjusted(case.pair for case in found)
+    cases = [replace(case, pair=pair) for case, pair in zip(found, pairs, strict=True)]
     told = []
     for claim in CLAIMS:
         sentences = [sentence(case) for case in cases if case.claim is claim]

@@ -1,12 +1,10 @@
 """What an experiment says beyond the paper's questions: what was tried, and what these records make of it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from analysis import statistics as stats
 from analysis.pareto import FORGETTING, forgetting
 from analysis.pretraining import ADAPTING
-from analysis.summary import Arm, Comparison, Summary
+from analysis.summary import Arm, Comparison, Summary, adjusted
 from analysis.typeset import percent, signed
 from analysis.verdicts import significance
 
@@ -98,8 +96,7 @@ def asked(summary: Summary) -> list[Comparison]:
         rivals = (sibling(summary, arm, name) for name in names)
         pairs = (summary.compare(arm, rival) for rival in rivals if rival is not None)
         found += [pair for pair in pairs if pair is not None]
-    adjusted = stats.holm([pair.p for pair in found])
-    return [replace(pair, p_holm=float(p)) for pair, p in zip(found, adjusted, strict=True)]
+    return adjusted(found)
 
 
 def sibling(summary: Summary, arm: Arm, method: str) -> Arm | None:
@@ -125,8 +122,7 @@ def data_sets(count: int) -> str:
 def more_training(arm: Arm, fixed: Arm) -> str:
     """How many times the FLOPs of one training, on the data sets that both have."""
     shared = set(arm.by_dataset) & set(fixed.by_dataset)
-    own = (replace(each, records=each.records[each.records["dataset"].isin(shared)]) for each in (arm, fixed))
-    mine, once = (each.typical(ADAPTING) for each in own)
+    mine, once = (each.typical(ADAPTING, shared) for each in (arm, fixed))
     return f" Adapting takes {mine / once:.1f} times the FLOPs." if mine and once else ""
 
 

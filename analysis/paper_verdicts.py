@@ -4,13 +4,12 @@ T-Few stands for tuning where it ran, else (IA)^3, its method: chosen by the pap
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from analysis import ablations
-from analysis import statistics as stats
 from analysis.extensions import data_sets
 from analysis.pretraining import ADAPTING
-from analysis.summary import Arm, Comparison, Summary, compare_all
+from analysis.summary import Arm, Comparison, Summary, adjusted
 from analysis.typeset import power, powers, signed, significant
 from analysis.verdicts import best
 
@@ -34,8 +33,7 @@ def verdicts(summary: Summary) -> list[tuple[str, list[str]]]:
     if not summary.as_in_the_paper or tuned_arm(summary) is None:
         return []
     found = [(claim, pair) for claim in CLAIMS for pair in compared(claim, summary)]
-    adjusted = stats.holm([pair.p for _, pair in found])
-    pairs = [(claim, replace(pair, p_holm=float(p))) for (claim, pair), p in zip(found, adjusted, strict=True)]
+    pairs = list(zip((claim for claim, _ in found), adjusted(pair for _, pair in found), strict=True))
     told = [(claim.title, verdict(summary, [pair for asked, pair in pairs if asked is claim])) for claim in CLAIMS]
     told[1:1] = [("A prediction costs less than with in-context learning", cost(summary))]
     return [(title, sentences or [NOT_ASKED]) for title, sentences in (*told, ingredients(summary))]
@@ -46,11 +44,9 @@ def tuned_arm(summary: Summary) -> Arm | None:
     return of_method(summary, "t_few") or of_method(summary, "ia3")
 
 
-def compared(claim: Claim, summary: Summary) -> Iterator[Comparison]:
-    for first, second in claim.pairs(summary):
-        shared = [name for name in first.by_dataset if name in second.by_dataset]
-        for pair in compare_all([first, second], shared):
-            yield pair if pair.first is first else pair.reversed
+def compared(claim: Claim, summary: Summary) -> list[Comparison]:
+    pairs = (summary.compare(first, second) for first, second in claim.pairs(summary))
+    return [pair for pair in pairs if pair is not None]
 
 
 def verdict(summary: Summary, pairs: Sequence[Comparison]) -> list[str]:
@@ -85,26 +81,19 @@ def cost(summary: Summary) -> list[str]:
         shared = [name for name in arm.by_dataset if name in tuned.by_dataset]
         if arm.family != "icl" or arm.variant or not shared:
             continue
-        mine, theirs = (on(one, "flops.predict.measured", shared) for one in (tuned, arm))
-        spent, read = (on(one, ADAPTING, shared) for one in (tuned, arm))
+        mine, theirs = (one.typical("flops.predict.measured", shared) for one in (tuned, arm))
+        spent, read = (one.typical(ADAPTING, shared) for one in (tuned, arm))
         if mine is None or theirs is None or spent is None:
             continue
         after = (spent - (read or 0.0)) / (theirs - mine) if theirs > mine else None
         paid = "never paid back" if after is None else f"paid back after {significant(max(after, 0.0))} predictions"
         where = "" if len(shared) == len(summary.datasets) else f"; {data_sets(len(shared))}"
         told.append(f"{summary.title(arm)} {significant(theirs / mine)} times as many ({paid}{where})")
-    each, once = (on(tuned, measure, list(tuned.by_dataset)) for measure in ("flops.predict.measured", ADAPTING))
+    each, once = (tuned.typical(measure, tuned.by_dataset) for measure in ("flops.predict.measured", ADAPTING))
     if not told or each is None or once is None:
         return []
     own = f"{summary.title(tuned)} takes {powers(power(each))} FLOPs, and {powers(power(once))} once to adapt"
     return [f"{own}. Against it, a prediction takes with {', '.join(told)}."]
-
-
-def on(arm: Arm, measure: str, datasets: Sequence[str]) -> float | None:
-    """Mean over these data sets of the median over seeds of a measure; None where it was not measured."""
-    rows = arm.records[arm.records["dataset"].isin(datasets)]
-    value = rows.groupby("dataset")[measure].median().mean()
-    return None if value != value else float(value)
 
 
 def ingredients(summary: Summary) -> tuple[str, list[str]]:

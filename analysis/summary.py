@@ -94,9 +94,10 @@ class Arm:
         shared = set.intersection(*(set(run) for run in runs)) if runs else set()
         return {seed: float(np.mean([run[seed] for run in runs])) for seed in sorted(shared)}
 
-    def typical(self, measure: str) -> float | None:
-        """The mean over datasets of the median over seeds of a measure; None if it was never measured."""
-        value = self.records.groupby("dataset")[measure].median().mean() if len(self.records) else np.nan
+    def typical(self, measure: str, datasets: Iterable[str] | None = None) -> float | None:
+        """The mean over datasets, all or some, of the median over seeds of a measure; None if it was never measured."""
+        rows = self.records if datasets is None else self.records[self.records["dataset"].isin(list(datasets))]
+        value = rows.groupby("dataset")[measure].median().mean() if len(rows) else np.nan
         return None if np.isnan(value) else float(value)
 
     def highest(self, measure: str) -> float | None:
@@ -146,6 +147,14 @@ class Comparison:
             low=-self.high,
             high=-self.low,
         )
+
+
+def adjusted(pairs: Iterable[Comparison]) -> list[Comparison]:
+    """The comparisons with p-values adjusted (Holm) over them together."""
+    pairs = list(pairs)
+    return [
+        replace(pair, p_holm=float(p)) for pair, p in zip(pairs, stats.holm([pair.p for pair in pairs]), strict=True)
+    ]
 
 
 @dataclass(eq=False)  # hashed by identity, so that what is costly to derive from it can be kept
@@ -349,8 +358,7 @@ def compare_all(arms: list[Arm], datasets: list[str]) -> list[Comparison]:
         if runs:
             result = stats.paired_difference([a for a, _ in runs], [b for _, b in runs])
             found.append(Comparison(first, second, len(runs), sum(len(a.statistics) for a, _ in runs), *result))
-    adjusted = stats.holm([comparison.p for comparison in found])
-    return [replace(comparison, p_holm=float(p)) for comparison, p in zip(found, adjusted, strict=True)]
+    return adjusted(found)
 
 
 def caveats(summary: Summary, problems: dict[str, list[str]]) -> list[str]:
